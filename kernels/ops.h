@@ -1,0 +1,116 @@
+// Ops: the device seam. RefOps (fp32, naive, the oracle), CpuOps, CudaOps implement it; the same
+// test body runs over all of them (tests/kernels).
+//
+// Thread: the engine thread only. Step operations are asynchronous on one internal stream, in the
+// order of the calls; synchronize() waits. They never allocate, never log, never fail: what can
+// fail is refused at load. Everything a step operation reads (ids, lengths, tables) is device
+// memory; no host decision is taken inside a layer.
+//
+// Placement means nothing: each output row depends on its own inputs only, computed in an order
+// fixed by positions, so the same row gives the same bits whatever rows, pages, chunk sizes or
+// threads surround it (kv-design section 3.3).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "kernels/attention/paged_kv.h"
+#include "kernels/base/tensor.h"
+#include "kernels/base/thread_pool.h"
+#include "kernels/quant/quant_format.h"
+#include "kernels/rope/rope.h"
+
+namespace headwater {
+
+// A weight as one device wants it. Made by Ops::load_weight, used with that Ops only.
+class Weight {
+ public:
+  virtual ~Weight() = default;
+  int64_t rows = 0;  // outputs, summed over the fused parts
+  int64_t cols = 0;  // inputs
+};
+
+// One step as flat arrays in device memory. Rows of one sequence are consecutive, with
+// consecutive positions; a decode is one row, a prefill chunk several.
+struct StepView {
+  int32_t num_rows = 0;
+  int32_t num_seqs = 0;
+  int32_t num_logit_rows = 0;
+  const int32_t* token_ids = nullptr;   // [num_rows]
+  const int32_t* positions = nullptr;   // [num_rows]
+  const int32_t* row_seq = nullptr;     // [num_rows] sequence of the step that owns the row
+  const int32_t* row_begin = nullptr;   // [num_seqs + 1] first row of each sequence
+  const int32_t* logit_rows = nullptr;  // [num_logit_rows] rows whose logits are wanted
+  PageList pages;
+};
+
+enum class LinearMode : uint8_t { kOverwrite, kAdd };
+
+struct HeadShape {
+  int32_t num_heads = 0;     // query heads
+  int32_t num_kv_heads = 0;  // query head h reads kv head h / (num_heads / num_kv_heads)
+  int32_t head_dim = 0;
+};
+
+struct AttentionArgs {
+  int32_t layer = 0;
+  HeadShape heads;
+  float scale = 1.0f;      // logits = scale * q.k
+  float softcap = 0.0f;    // > 0: logits = softcap * tanh(logits / softcap)
+  Matrix q;                // [num_rows, num_heads * head_dim], after RoPE
+  Matrix out;              // [num_rows, num_heads * head_dim]
+  const PageSelection* selection = nullptr;        // null: all visible pages
+  const VirtualTokens* virtual_tokens = nullptr;   // null: none
+};
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+  virtual std::string_view name() const = 0;         // "ref", "cpu", "cuda"
+  virtual std::string_view description() const = 0;  // device and instruction set, for start-up
+  virtual DType activation_dtype() const = 0;
+  virtual DType default_kv_format() const = 0;
+  virtual bool supports_kv(const PageShape& page) const = 0;
+
+  // ---- load time: may allocate, may throw LoadError
+  virtual Buffer allocate(int64_t bytes) = 0;  // zeroed, 64-byte aligned
+  // Parts with the same cols are fused: the output columns are the parts' rows, one after another.
+  // The views must stay valid as long as the weight.
+  virtual std::unique_ptr<Weight> load_weight(std::span<const WeightView> parts) = 0;
+
+  // ---- step operations
+  // out[i, :] = row token_ids[i] of table (single part), times scale.  out: [num_rows, cols]
+  virtual void embed(const Weight& table, const StepView& step, float scale, Matrix out) = 0;
+  // out = x / sqrt(mean(x^2) + eps) * weight, weight: [cols] f32. out may be x.
+  virtual void rms_norm(Matrix x, const float* weight, float eps, Matrix out) = 0;
+  // out (+)= x * W^T.  x: [m, W.cols], out: [m, W.rows]
+  virtual void linear(const Weight& weight, Matrix x, Matrix out, LinearMode mode) = 0;
+  // x[r, :] += bias[:], bias: [cols] f32
+  virtual void add_bias(Matrix x, const float* bias) = 0;
+  // cos and sin of every row's angles, once per distinct RopeSpec and step.
+  // out: [num_rows, rotary_dim]: rotary_dim/2 cosines, then rotary_dim/2 sines, magnitude applied
+  virtual void rope_angles(const RopeSpec& rope, const StepView& step, Matrix out) = 0;
+  // Rotates q in place, rotates k, appends k and v of every row to its page of this layer.
+  // q: [num_rows, num_heads * head_dim], k and v: [num_rows, num_kv_heads * head_dim]
+  // angles: from rope_angles; rows = 0: this layer has no RoPE.
+  virtual void rope_append_kv(int32_t layer, const HeadShape& heads, const RopeSpec& rope,
+                              const StepView& step, Matrix angles, Matrix q, Matrix k,
+                              Matrix v) = 0;
+  virtual void attention(const AttentionArgs& args, const StepView& step) = 0;
+  // out = silu(gate) * up.  gate_up: [m, 2 * n], gate first; out: [m, n]
+  virtual void silu_mul(Matrix gate_up, Matrix out) = 0;
+  // out[i, :] = x[step.logit_rows[i], :]
+  virtual void gather_logit_rows(Matrix x, const StepView& step, Matrix out) = 0;
+  // Whole pages, K, V and sidecar: from -> to, for copy on write.
+  virtual void copy_pages(std::byte* arena, const PageShape& page, std::span<const PageId> from,
+                          std::span<const PageId> to) = 0;
+  virtual void synchronize() = 0;
+};
+
+// The pool is not owned and may be shared; it must outlive the Ops.
+std::unique_ptr<Ops> make_ref_ops(ThreadPool& pool);
+std::unique_ptr<Ops> make_cpu_ops(ThreadPool& pool);
+
+}  // namespace headwater
