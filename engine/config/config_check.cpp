@@ -1,0 +1,72 @@
+#include "engine/config/config_check.h"
+
+#include <cstdint>
+#include <initializer_list>
+#include <string_view>
+
+namespace headwater {
+namespace {
+
+class Issues {
+ public:
+  void range(const char* option, int64_t value, int64_t low, int64_t high) {
+    if (value >= low && value <= high) return;
+    found_.push_back(std::string(option) + ": must be between " + std::to_string(low) + " and " +
+                     std::to_string(high) + ", got " + std::to_string(value));
+  }
+  void one_of(const char* option,
+              const std::string& value,
+              std::initializer_list<std::string_view> allowed) {
+    std::string list;
+    for (const std::string_view name : allowed) {
+      if (name == value) return;
+      if (!list.empty()) list += ", ";
+      list += name;
+    }
+    found_.push_back(std::string(option) + ": must be one of " + list + ", got \"" + value + "\"");
+  }
+  void add(std::string issue) { found_.push_back(std::move(issue)); }
+  std::vector<std::string> take() { return std::move(found_); }
+
+ private:
+  std::vector<std::string> found_;
+};
+
+}  // namespace
+
+std::vector<std::string> check_engine_config(const EngineConfig& c) {
+  constexpr int64_t kMaxTokens = 16 << 20;
+  Issues issues;
+  if (c.model.empty()) {
+    issues.add("model: must name a GGUF file or a folder with config.json and safetensors");
+  }
+  issues.one_of("device", c.device, {"auto", "cpu", "ref"});
+  issues.range("threads", c.threads, 0, 1024);
+  issues.range("max-model-len", c.max_model_len, 0, kMaxTokens);
+  issues.range("max-num-seqs", c.max_num_seqs, 1, 65536);
+  issues.range("max-num-batched-tokens", c.max_num_batched_tokens, 1, kMaxTokens);
+  if (c.max_num_batched_tokens < c.max_num_seqs) {
+    issues.add("max-num-batched-tokens: must be at least max-num-seqs (" +
+               std::to_string(c.max_num_seqs) +
+               "), so that every running sequence gets a token, got " +
+               std::to_string(c.max_num_batched_tokens));
+  }
+  issues.range("max-queue", c.max_queue, 1, 1 << 20);
+  issues.range("kv-cache-bytes", c.kv_cache_bytes, 0, int64_t{1} << 46);
+  issues.one_of("kv-cache-dtype", c.kv_cache_dtype, {"auto", "f32", "f16", "bf16"});
+  issues.range("block-size", c.block_size, 16, 1024);
+  if (c.block_size % 16 != 0) {
+    issues.add("block-size: must be a multiple of 16, got " + std::to_string(c.block_size));
+  }
+  issues.one_of("attention", c.attention, {"dense", "window"});
+  if (c.attention == "dense" && !c.head_table.empty()) {
+    issues.add("head-table: has no meaning with attention dense; set attention to window, got \"" +
+               c.head_table + "\"");
+  }
+  issues.range("window-sinks", c.window_sinks, 0, kMaxTokens);
+  issues.range("window-recent", c.window_recent, 1, kMaxTokens);
+  issues.one_of("prefill-mode", c.prefill_mode, {"streaming", "faithful"});
+  return issues.take();
+}
+
+}  // namespace headwater
