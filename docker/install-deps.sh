@@ -34,9 +34,9 @@ fail() {
   exit 1
 }
 
-command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || fail \
+command -v apt-get >/dev/null || fail \
   "this system has no apt. Headwater is built on Debian 12; elsewhere install the equivalents of:
-  $(echo $packages)"
+$packages"
 
 installed=$(dpkg-query -W -f '${db:Status-Abbrev}:${Package}\n' 2>/dev/null | sed -n 's/^ii *://p')
 missing=
@@ -55,6 +55,7 @@ fi
 
 echo "install-deps: installing$missing"
 install() {
+  # shellcheck disable=SC2086  # one word per package
   $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
     -o Dpkg::Use-Pty=0 -o Acquire::Retries=3 $missing
 }
