@@ -1,42 +1,14 @@
 #include "engine/config/config_check.h"
 
 #include <cstdint>
-#include <initializer_list>
-#include <string_view>
+
+#include "engine/config/config_issues.h"
 
 namespace headwater {
-namespace {
-
-class Issues {
- public:
-  void range(const char* option, int64_t value, int64_t low, int64_t high) {
-    if (value >= low && value <= high) return;
-    found_.push_back(std::string(option) + ": must be between " + std::to_string(low) + " and " +
-                     std::to_string(high) + ", got " + std::to_string(value));
-  }
-  void one_of(const char* option,
-              const std::string& value,
-              std::initializer_list<std::string_view> allowed) {
-    std::string list;
-    for (const std::string_view name : allowed) {
-      if (name == value) return;
-      if (!list.empty()) list += ", ";
-      list += name;
-    }
-    found_.push_back(std::string(option) + ": must be one of " + list + ", got \"" + value + "\"");
-  }
-  void add(std::string issue) { found_.push_back(std::move(issue)); }
-  std::vector<std::string> take() { return std::move(found_); }
-
- private:
-  std::vector<std::string> found_;
-};
-
-}  // namespace
 
 std::vector<std::string> check_engine_config(const EngineConfig& c) {
   constexpr int64_t kMaxTokens = 16 << 20;
-  Issues issues;
+  ConfigIssues issues;
   if (c.model.empty()) {
     issues.add("model: must name a GGUF file or a folder with config.json and safetensors");
   }
