@@ -1,20 +1,20 @@
 #!/bin/sh
 # Configures (once) and builds the release preset: sh docker/build.sh [TARGET...]  (default: all)
 # Runs as many compilers as there are cores, but no more than memory carries (1.5 GB each);
-# HEADWATER_JOBS overrides.
+# BUILD_JOBS overrides.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 
-if [ -z "${HEADWATER_JOBS:-}" ]; then
+if [ -z "${BUILD_JOBS:-}" ]; then
   memory_kb=$(awk '/^MemAvailable:/ { print $2 }' /proc/meminfo)
   limit=$(cat /sys/fs/cgroup/memory.max 2>/dev/null || echo max)
   if [ "$limit" != max ] && [ $((limit / 1024)) -lt "$memory_kb" ]; then
     memory_kb=$((limit / 1024))
   fi
-  HEADWATER_JOBS=$((memory_kb / 1500000))
-  [ "$HEADWATER_JOBS" -ge 1 ] || HEADWATER_JOBS=1
-  [ "$HEADWATER_JOBS" -le "$(nproc)" ] || HEADWATER_JOBS=$(nproc)
+  BUILD_JOBS=$((memory_kb / 1500000))
+  [ "$BUILD_JOBS" -ge 1 ] || BUILD_JOBS=1
+  [ "$BUILD_JOBS" -le "$(nproc)" ] || BUILD_JOBS=$(nproc)
 fi
 
 # Lets ccache serve a clone in another directory, or the same compiler in another root.
@@ -22,4 +22,4 @@ export CCACHE_BASEDIR="$root" CCACHE_NOHASHDIR=1 CCACHE_COMPILERCHECK=content
 
 [ -f build/release/build.ninja ] || cmake --preset release
 [ $# -gt 0 ] || set -- all
-cmake --build build/release --parallel "$HEADWATER_JOBS" --target "$@"
+cmake --build build/release --parallel "$BUILD_JOBS" --target "$@"

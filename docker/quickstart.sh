@@ -24,7 +24,7 @@ sh docker/install-deps.sh || fail "the packages are not all there." \
 
 step 2 "Build (the first time takes some minutes)"
 sh docker/build.sh headwater || fail "the build failed." \
-  "If a compiler was killed, memory ran out: run  HEADWATER_JOBS=1 sh docker/quickstart.sh" \
+  "If a compiler was killed, memory ran out: run  BUILD_JOBS=1 sh docker/quickstart.sh" \
   "If the tree was configured for something else: remove build/release and run this again."
 
 step 3 "Model (SmolLM2-135M-Instruct, 98 MB)"
