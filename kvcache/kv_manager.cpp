@@ -1,0 +1,332 @@
+#include "kvcache/kv_manager.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/base/check.h"
+
+namespace headwater::kv {
+
+KvManager::KvManager(KvGeometry geometry, const Options& options)
+    : geometry_(std::move(geometry)),
+      options_(options),
+      pool_(geometry_, options.arena_bytes, options.superblock_bytes),
+      index_(geometry_.page_tokens(), geometry_.num_groups()) {
+  const int64_t max_pages = geometry_.pages_for(options.max_tokens);
+  for (const KvGroup& g : geometry_.groups()) {
+    group_table_begin_.push_back(table_stride_);
+    table_stride_ += max_pages * g.num_heads;
+  }
+  tables_.assign(static_cast<size_t>(table_stride_ * options.max_sequences), kNoPage);
+  for (int32_t slot = options.max_sequences; slot-- > 0;) free_slots_.push_back(slot);
+}
+
+SequenceKv KvManager::create(const SequenceRules& rules) {
+  HW_CHECK(!free_slots_.empty(), "a free table slot");
+  SequenceKv seq;
+  seq.rules_ = rules;
+  seq.rules_.share_prefix = rules.share_prefix && options_.prefix_caching;
+  seq.slot_ = free_slots_.back();
+  free_slots_.pop_back();
+  seq.groups_.resize(static_cast<size_t>(geometry_.num_groups()));
+  if (seq.rules_.share_prefix) move_to_node(seq, index_.root(index_key(rules)));
+  return seq;
+}
+
+int32_t KvManager::window_start(const SequenceKv& seq, int32_t g, int32_t position) const {
+  if (seq.rules_.dense || position < seq.rules_.faithful_tokens) return 0;
+  return group(g).rule.window_start(position);
+}
+
+bool KvManager::keeps_page(const SequenceKv& seq, int32_t g, int32_t page, int32_t start) const {
+  if (seq.rules_.dense) return true;
+  const int32_t first = page * geometry_.page_tokens();
+  return first < group(g).rule.sink_tokens || first + geometry_.page_tokens() > start;
+}
+
+// Faithful prompts hold the same K and V as dense sequences; streaming ones do not.
+uint64_t KvManager::index_key(const SequenceRules& rules) const {
+  return rules.dense || rules.faithful_tokens > 0 ? 0 : 1;
+}
+
+// Tokens whose K and V do not depend on where this sequence's prompt ended.
+int32_t KvManager::publishable_tokens(const SequenceKv& seq) const {
+  return seq.rules_.faithful_tokens > 0 ? std::min(seq.num_tokens_, seq.rules_.faithful_tokens)
+                                        : seq.num_tokens_;
+}
+
+void KvManager::move_to_node(SequenceKv& seq, int32_t node) {
+  index_.pin(node);
+  if (seq.node_ >= 0) index_.unpin(seq.node_);
+  seq.node_ = node;
+}
+
+void KvManager::set_row(SequenceKv& seq, int32_t g, int32_t page, RowId row) {
+  auto& rows = seq.groups_[static_cast<size_t>(g)].rows;
+  if (static_cast<size_t>(page) >= rows.size()) rows.resize(static_cast<size_t>(page) + 1, kNoRow);
+  rows[static_cast<size_t>(page)] = row;
+  int32_t* entry = tables_.data() + table_begin(seq.slot_, g) + int64_t{page} * group(g).num_heads;
+  if (row == kNoRow) {
+    std::fill_n(entry, group(g).num_heads, kNoPage);
+  } else {
+    std::ranges::copy(pool_.pages(g, row), entry);
+  }
+}
+
+int32_t KvManager::adopt(SequenceKv& seq, std::span<const int32_t> tokens, int32_t max_tokens) {
+  HW_CHECK(seq.num_tokens_ == 0, "adopt() comes first");
+  if (!seq.rules_.share_prefix) return 0;
+  const auto page_tokens = static_cast<size_t>(geometry_.page_tokens());
+  // Behind a faithful prompt K and V are this sequence's own.
+  if (seq.rules_.faithful_tokens > 0) max_tokens = std::min(max_tokens, seq.rules_.faithful_tokens);
+  const auto limit = std::min(tokens.size(), static_cast<size_t>(std::max(max_tokens, 0)));
+  std::vector<int32_t> path;  // nodes of pages 0, 1, ...
+  for (size_t end = page_tokens; end <= limit; end += page_tokens) {
+    const int32_t node = index_.find_child(path.empty() ? seq.node_ : path.back(),
+                                           tokens.subspan(end - page_tokens, page_tokens));
+    if (node < 0) break;
+    path.push_back(node);
+  }
+  // missing[g][p] = pages below p that the index lacks for group g.
+  std::vector<std::vector<int32_t>> missing(static_cast<size_t>(geometry_.num_groups()));
+  for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
+    auto& m = missing[static_cast<size_t>(g)];
+    m.push_back(0);
+    for (int32_t node : path) m.push_back(m.back() + (index_.row(node, g) == kNoRow));
+  }
+  const auto resumable = [&](int32_t pages) {
+    for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
+      const auto& m = missing[static_cast<size_t>(g)];
+      const auto lacks = [&](int32_t from, int32_t to) {
+        return m[static_cast<size_t>(to)] > m[static_cast<size_t>(from)];
+      };
+      const int32_t start = window_start(seq, g, pages * geometry_.page_tokens());
+      const int32_t window = std::min(start / geometry_.page_tokens(), pages);
+      const int32_t sinks = std::min(geometry_.pages_for(group(g).rule.sink_tokens), window);
+      if (lacks(0, sinks) || lacks(window, pages)) return false;
+    }
+    return true;
+  };
+  auto pages = static_cast<int32_t>(path.size());
+  while (pages > 0 && !resumable(pages)) --pages;
+  if (pages == 0) return 0;
+
+  seq.num_tokens_ = pages * geometry_.page_tokens();
+  seq.published_pages_ = pages;
+  move_to_node(seq, path[static_cast<size_t>(pages) - 1]);
+  for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
+    const int32_t start = window_start(seq, g, seq.num_tokens_);
+    for (int32_t page = 0; page < pages; ++page) {
+      const RowId row = index_.row(path[static_cast<size_t>(page)], g);
+      const bool keep = keeps_page(seq, g, page, start);
+      if (keep) pool_.add_reader(g, row);
+      set_row(seq, g, page, keep ? row : kNoRow);
+    }
+    seq.groups_[static_cast<size_t>(g)].frontier_page = start / geometry_.page_tokens();
+  }
+  return seq.num_tokens_;
+}
+
+bool KvManager::reserve(SequenceKv& seq, int32_t num_tokens) {
+  HW_CHECK(num_tokens <= options_.max_tokens, "a sequence longer than its table", num_tokens);
+  const int32_t pages = geometry_.pages_for(num_tokens);
+  const int32_t open_page = seq.num_tokens_ / geometry_.page_tokens();
+  std::vector<int64_t> needed(static_cast<size_t>(geometry_.num_groups()), 0);
+  const auto shared_open_row = [&](int32_t g) {
+    const auto& rows = seq.groups_[static_cast<size_t>(g)].rows;
+    if (static_cast<size_t>(open_page) >= rows.size()) return kNoRow;
+    const RowId row = rows[static_cast<size_t>(open_page)];
+    return row != kNoRow && pool_.readers(g, row) > 1 ? row : kNoRow;
+  };
+  bool nothing = true;
+  for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
+    const auto have = static_cast<int64_t>(seq.groups_[static_cast<size_t>(g)].rows.size());
+    int64_t& need = needed[static_cast<size_t>(g)];
+    need = std::max<int64_t>(0, pages - have) + (shared_open_row(g) != kNoRow);
+    nothing = nothing && need == 0;
+  }
+  if (nothing) return true;
+  if (!make_room(needed)) return false;
+  for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
+    if (const RowId shared = shared_open_row(g); shared != kNoRow) {
+      const RowId own = pool_.allocate(g);
+      const auto from = pool_.pages(g, shared);
+      const auto to = pool_.pages(g, own);
+      copies_.push_back({g, {from.begin(), from.end()}, {to.begin(), to.end()}});
+      pool_.drop_reader(g, shared);
+      set_row(seq, g, open_page, own);
+    }
+    const auto have = static_cast<int32_t>(seq.groups_[static_cast<size_t>(g)].rows.size());
+    for (int32_t page = have; page < pages; ++page) set_row(seq, g, page, pool_.allocate(g));
+  }
+  return true;
+}
+
+void KvManager::commit(SequenceKv& seq, std::span<const int32_t> tokens) {
+  HW_CHECK(static_cast<int32_t>(tokens.size()) >= seq.num_tokens_, "committed tokens shrink");
+  seq.num_tokens_ = static_cast<int32_t>(tokens.size());
+  if (seq.rules_.share_prefix) publish(seq, tokens);
+  retire(seq);
+}
+
+void KvManager::publish(SequenceKv& seq, std::span<const int32_t> tokens) {
+  const int32_t page_tokens = geometry_.page_tokens();
+  const int32_t full_pages = publishable_tokens(seq) / page_tokens;
+  for (; seq.published_pages_ < full_pages; ++seq.published_pages_) {
+    const int32_t page = seq.published_pages_;
+    const auto ids = tokens.subspan(static_cast<size_t>(page) * static_cast<size_t>(page_tokens),
+                                    static_cast<size_t>(page_tokens));
+    int32_t child = index_.find_child(seq.node_, ids);
+    if (child < 0) child = index_.add_child(seq.node_, ids);
+    for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
+      const RowId own = seq.groups_[static_cast<size_t>(g)].rows[static_cast<size_t>(page)];
+      const RowId published = index_.row(child, g);
+      if (own == kNoRow || own == published) continue;
+      if (published == kNoRow) {
+        index_.set_row(child, g, own);
+        pool_.set_node(g, own, child);
+      } else {  // somebody else computed the same page first: one copy is enough
+        pool_.add_reader(g, published);
+        set_row(seq, g, page, published);
+        pool_.drop_reader(g, own);
+      }
+    }
+    move_to_node(seq, child);
+  }
+}
+
+void KvManager::retire(SequenceKv& seq) {
+  for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
+    auto& pages = seq.groups_[static_cast<size_t>(g)];
+    const int32_t start = window_start(seq, g, seq.num_tokens_);
+    const int32_t frontier = start / geometry_.page_tokens();
+    for (int32_t page = pages.frontier_page; page < frontier; ++page) {
+      const RowId row = pages.rows[static_cast<size_t>(page)];
+      if (row == kNoRow || keeps_page(seq, g, page, start)) continue;
+      set_row(seq, g, page, kNoRow);
+      pool_.drop_reader(g, row);
+    }
+    pages.frontier_page = std::max(pages.frontier_page, frontier);
+  }
+}
+
+SequenceKv KvManager::fork(const SequenceKv& parent) {
+  SequenceKv child = create(parent.rules_);
+  child.num_tokens_ = parent.num_tokens_;
+  child.published_pages_ = parent.published_pages_;
+  if (parent.node_ >= 0) move_to_node(child, parent.node_);
+  const int32_t pages = geometry_.pages_for(parent.num_tokens_);
+  for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
+    const auto& from = parent.groups_[static_cast<size_t>(g)];
+    for (int32_t page = 0; page < pages; ++page) {
+      const RowId row = from.rows[static_cast<size_t>(page)];
+      if (row != kNoRow) pool_.add_reader(g, row);
+      set_row(child, g, page, row);
+    }
+    child.groups_[static_cast<size_t>(g)].frontier_page = from.frontier_page;
+  }
+  return child;
+}
+
+void KvManager::release(SequenceKv& seq) {
+  if (seq.slot_ < 0) return;
+  for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
+    const auto& rows = seq.groups_[static_cast<size_t>(g)].rows;
+    // Last page first: leaves of the index are then the first to be evicted.
+    for (auto page = static_cast<int32_t>(rows.size()); page-- > 0;) {
+      const RowId row = rows[static_cast<size_t>(page)];
+      if (row == kNoRow) continue;
+      set_row(seq, g, page, kNoRow);
+      pool_.drop_reader(g, row);
+    }
+  }
+  free_slots_.push_back(seq.slot_);
+  if (seq.node_ >= 0) index_.unpin(seq.node_);
+  seq = {};
+}
+
+bool KvManager::make_room(std::span<const int64_t> rows) {
+  while (!pool_.fits(rows))
+    if (!evict_one()) return false;
+  return true;
+}
+
+void KvManager::forget(int32_t node, int32_t g) {
+  const RowId row = index_.row(node, g);
+  if (row == kNoRow) return;
+  index_.set_row(node, g, kNoRow);
+  pool_.set_node(g, row, -1);
+}
+
+// The least recently used cached row goes: of a group that keeps all only at a leaf (the prefix
+// must stay whole), of a window group anywhere.
+bool KvManager::evict_one() {
+  for (const auto& [stamp, ref] : pool_.cached_rows()) {
+    const int32_t node = pool_.node(ref.group, ref.row);
+    if (group(ref.group).rule.keeps_all() && index_.has_children(node)) continue;
+    forget(node, ref.group);
+    if (group(ref.group).rule.keeps_all())
+      for (int32_t g = 0; g < geometry_.num_groups(); ++g) forget(node, g);
+    index_.prune(node);
+    return true;
+  }
+  return false;
+}
+
+bool KvManager::could_hold(int32_t num_tokens, const SequenceRules& rules) const {
+  const bool all = rules.dense || rules.faithful_tokens > 0;
+  const PoolCounts bytes = pool_.byte_counts();
+  return geometry_.bytes_for(num_tokens, all) <= bytes.free + bytes.cached;
+}
+
+std::vector<PageCopy> KvManager::take_copies() { return std::exchange(copies_, {}); }
+
+int64_t KvManager::held_bytes(const SequenceKv& seq) const {
+  int64_t bytes = 0;
+  for (int32_t g = 0; g < geometry_.num_groups() && seq.slot_ >= 0; ++g)
+    for (RowId row : seq.groups_[static_cast<size_t>(g)].rows)
+      if (row != kNoRow) bytes += group(g).bytes_per_page_row();
+  return bytes;
+}
+
+void KvManager::check(std::span<const SequenceKv* const> sequences) const {
+  pool_.check();
+  int32_t slots = 0;
+  std::vector<std::vector<int32_t>> readers(static_cast<size_t>(geometry_.num_groups()));
+  for (const SequenceKv* seq : sequences) {
+    if (seq->slot_ < 0) continue;
+    ++slots;
+    for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
+      auto& counts = readers[static_cast<size_t>(g)];
+      const auto& rows = seq->groups_[static_cast<size_t>(g)].rows;
+      for (size_t page = 0; page < rows.size(); ++page) {
+        const int32_t* entry = tables_.data() + table_begin(seq->slot_, g) +
+                               static_cast<int64_t>(page) * group(g).num_heads;
+        if (rows[page] == kNoRow) {
+          HW_CHECK(*entry == kNoPage, "a dropped page is still in the table", page);
+          continue;
+        }
+        HW_CHECK(std::ranges::equal(pool_.pages(g, rows[page]),
+                                    std::span(entry, static_cast<size_t>(group(g).num_heads))),
+                 "table and pages differ at",
+                 page);
+        if (counts.size() <= static_cast<size_t>(rows[page]))
+          counts.resize(static_cast<size_t>(rows[page]) + 1, 0);
+        ++counts[static_cast<size_t>(rows[page])];
+      }
+    }
+  }
+  HW_CHECK(slots + num_free_slots() == options_.max_sequences, "table slots", slots);
+  for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
+    int64_t held = 0;
+    const auto& counts = readers[static_cast<size_t>(g)];
+    for (size_t row = 0; row < counts.size(); ++row) {
+      if (counts[row] == 0) continue;
+      ++held;
+      HW_CHECK(pool_.readers(g, static_cast<RowId>(row)) == counts[row], "readers of row", row);
+    }
+    HW_CHECK(held == pool_.held_rows(g), "held rows of group", g, held);
+  }
+}
+
+}  // namespace headwater::kv

@@ -1,0 +1,127 @@
+// KvManager: the only place where pages change hands. Knows tokens and positions, not requests or
+// methods. Engine thread only.
+//
+// Life of a sequence's pages:
+//   adopt()    at its start: takes over the longest prefix of the index that its rules can resume
+//   reserve()  before a step: pages for the rows to come, copy on write of a shared open page;
+//              evicts cached rows as needed; false (and nothing changed) if even that is not enough
+//   commit()   after a step: full pages enter the index, pages behind the frontier are dropped
+//   fork()     a further sequence over the same pages
+//   release()  everything back; what the index knows stays cached until it is evicted
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kvcache/kv_pool.h"
+#include "kvcache/prefix_index.h"
+
+namespace headwater::kv {
+
+// How one sequence uses its pages.
+struct SequenceRules {
+  bool dense = false;           // keep every token whatever the groups' rules say
+  int32_t faithful_tokens = 0;  // rows below it see (and so hold) everything: faithful prefill;
+                                // 0 if dense
+  bool share_prefix = true;     // look up and publish
+};
+
+// The pages of one sequence. Made by KvManager, changed by it only.
+class SequenceKv {
+ public:
+  int32_t num_tokens() const { return num_tokens_; }  // committed: K and V are in the pages
+  int32_t table_slot() const { return slot_; }
+
+ private:
+  friend class KvManager;
+  struct GroupPages {
+    std::vector<RowId> rows;    // [logical page], kNoRow = dropped
+    int32_t frontier_page = 0;  // pages of the window begin here; never moves back
+  };
+  SequenceRules rules_;
+  int32_t slot_ = -1;
+  int32_t num_tokens_ = 0;
+  int32_t published_pages_ = 0;
+  int32_t node_ = -1;  // of the index, after published_pages_ pages
+  std::vector<GroupPages> groups_;
+};
+
+struct PageCopy {
+  int32_t group = 0;
+  std::vector<PageId> from, to;  // [num_heads]; carried out in order, before the step's rows
+};
+
+class KvManager {
+ public:
+  struct Options {
+    int64_t arena_bytes = 0;
+    int64_t superblock_bytes = int64_t{2} << 20;
+    int32_t max_sequences = 1;  // with pages at the same time
+    int32_t max_tokens = 0;     // longest sequence
+    bool prefix_caching = true;
+  };
+  KvManager(KvGeometry geometry, const Options& options);
+
+  const KvGeometry& geometry() const { return geometry_; }
+
+  // A slot of the page tables; there are max_sequences of them. num_free_slots() > 0 required.
+  SequenceKv create(const SequenceRules& rules);
+  int32_t num_free_slots() const { return static_cast<int32_t>(free_slots_.size()); }
+
+  // Longest reusable prefix of tokens, at most max_tokens of them, in whole pages; takes over the
+  // pages and returns how many tokens are committed with that. The sequence must be new.
+  int32_t adopt(SequenceKv& seq, std::span<const int32_t> tokens, int32_t max_tokens);
+  // Pages so that positions [committed, num_tokens) can be written.
+  bool reserve(SequenceKv& seq, int32_t num_tokens);
+  // tokens: all ids of the sequence up to the committed end. May shrink what is held.
+  void commit(SequenceKv& seq, std::span<const int32_t> tokens);
+  SequenceKv fork(const SequenceKv& parent);
+  void release(SequenceKv& seq);
+
+  // First visible position behind the sinks, for the row at `position` (PageList::window_start).
+  int32_t window_start(const SequenceKv& seq, int32_t group, int32_t position) const;
+  // Could a new sequence that needs this many tokens at once be held, evicting what is cached?
+  bool could_hold(int32_t num_tokens, const SequenceRules& rules) const;
+
+  // Copies that reserve() asked for since the last call.
+  std::vector<PageCopy> take_copies();
+
+  // Page tables, see paged_kv.h: [slot][group][logical page][head slot].
+  const int32_t* tables() const { return tables_.data(); }
+  int64_t table_begin(int32_t slot, int32_t group) const {
+    return slot * table_stride_ + group_table_begin_[static_cast<size_t>(group)];
+  }
+
+  int64_t held_bytes(const SequenceKv& seq) const;
+  PoolCounts page_counts() const { return pool_.page_counts(); }
+  PoolCounts byte_counts() const { return pool_.byte_counts(); }
+  int64_t held_rows(int32_t group) const { return pool_.held_rows(group); }
+  // The conservation law, recounted over these sequences (all that exist). Aborts if broken.
+  void check(std::span<const SequenceKv* const> sequences) const;
+
+ private:
+  const KvGroup& group(int32_t g) const { return geometry_.groups()[static_cast<size_t>(g)]; }
+  bool keeps_page(const SequenceKv& seq, int32_t g, int32_t page, int32_t window_start) const;
+  uint64_t index_key(const SequenceRules& rules) const;
+  int32_t publishable_tokens(const SequenceKv& seq) const;
+  void set_row(SequenceKv& seq, int32_t g, int32_t page, RowId row);
+  void move_to_node(SequenceKv& seq, int32_t node);
+  void publish(SequenceKv& seq, std::span<const int32_t> tokens);
+  void retire(SequenceKv& seq);
+  bool make_room(std::span<const int64_t> rows);
+  bool evict_one();
+  void forget(int32_t node, int32_t g);
+
+  KvGeometry geometry_;
+  Options options_;
+  KvPool pool_;
+  PrefixIndex index_;
+  std::vector<int32_t> tables_;
+  std::vector<int64_t> group_table_begin_;
+  int64_t table_stride_ = 0;
+  std::vector<int32_t> free_slots_;
+  std::vector<PageCopy> copies_;
+};
+
+}  // namespace headwater::kv
