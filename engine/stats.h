@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace headwater {
@@ -41,11 +42,15 @@ struct EngineStats {
   uint64_t num_preemptions = 0;
   uint64_t finished_stop = 0, finished_length = 0, finished_abort = 0, finished_error = 0;
   uint64_t num_steps = 0;
-  // histograms (vLLM's names and edges: server/metrics.cpp)
+  // histograms (edges: stats.cpp; names: server/metrics.cpp)
   Histogram time_to_first_token_s, inter_token_latency_s, time_per_output_token_s, e2e_latency_s;
   Histogram queue_time_s, prefill_time_s, decode_time_s, inference_time_s;
   Histogram prompt_tokens_per_request, generation_tokens_per_request, tokens_per_step;
   Histogram max_tokens_per_request, choices_per_request;
 };
+
+// All zero, with the bucket edges that vLLM's dashboards compare across replicas. Token counts
+// reach to max_model_len.
+EngineStats initial_stats(int32_t max_model_len);
 
 }  // namespace headwater
