@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -76,6 +77,14 @@ class Ops {
 
   // ---- load time: may allocate, may throw LoadError
   virtual Buffer allocate(int64_t bytes) = 0;  // zeroed, 64-byte aligned
+  // Host to device and back; ready for the operations called next, and complete after
+  // synchronize(). On the CPU the device's memory is the host's.
+  virtual void upload(void* device, const void* host, int64_t bytes) {
+    std::memcpy(device, host, static_cast<size_t>(bytes));
+  }
+  virtual void download(void* host, const void* device, int64_t bytes) {
+    std::memcpy(host, device, static_cast<size_t>(bytes));
+  }
   // Parts with the same cols are fused: the output columns are the parts' rows, one after another.
   // The views must stay valid as long as the weight.
   virtual std::unique_ptr<Weight> load_weight(std::span<const WeightView> parts) = 0;

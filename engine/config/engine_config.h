@@ -15,6 +15,7 @@ struct EngineConfig {
   int32_t max_model_len = 0;          // 0 = the model's, as far as the KV pool reaches
   int32_t max_num_seqs = 64;          // running at once
   int32_t max_num_batched_tokens = 512;  // token budget of one step
+  double max_itl_stretch = 2.0;       // prefill may stretch the gap between tokens that much
   int32_t max_queue = 256;            // waiting requests before 429
   int64_t kv_cache_bytes = 0;         // 0 = auto: for max_num_seqs or a quarter of memory
   std::string kv_cache_dtype = "auto";   // auto | f32 | f16 | bf16
@@ -42,6 +43,8 @@ void describe_engine(Config& c, Visitor&& visit) {
   visit("max-num-seqs", c.max_num_seqs, "sequences that run at once");
   visit("max-num-batched-tokens", c.max_num_batched_tokens,
         "tokens of one step: decodes first, the rest is prefill");
+  visit("max-itl-stretch", c.max_itl_stretch,
+        "while streams decode, prefill chunks keep a step under this many times a decode step");
   visit("max-queue", c.max_queue, "requests that wait before further ones get 429");
   visit("kv-cache-bytes", c.kv_cache_bytes, "size of the KV pool in bytes; 0 = by free memory");
   visit("kv-cache-dtype", c.kv_cache_dtype, "auto, f32, f16 or bf16");

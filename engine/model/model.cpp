@@ -1,0 +1,144 @@
+#include "engine/model/model.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/base/check.h"
+
+namespace headwater {
+
+Model::Model(const LoadedModel& files,
+             Ops& ops,
+             const Limits& limits,
+             const std::function<void(int64_t, int64_t)>& progress)
+    : spec_(files.spec), ops_(ops), limits_(limits) {
+  const ModelWeights& weights = files.weights;
+  const auto total = static_cast<int64_t>(spec_.layers.size()) + 1;
+  embedding_ = ops.load_weight(std::span(&weights.token_embedding, 1));
+  if (!spec_.tied_embedding) output_ = ops.load_weight(std::span(&weights.output, 1));
+  output_norm_ = upload({&weights.output_norm});
+  if (progress) progress(1, total);
+
+  int64_t widest = 0, narrowest = 0;
+  for (size_t i = 0; i < spec_.layers.size(); ++i) {
+    const LayerSpec& spec = spec_.layers[i];
+    const LayerWeights& w = weights.layers[i];
+    Layer& layer = layers_.emplace_back();
+    const WeightView qkv[] = {w.q, w.k, w.v};
+    const WeightView gate_up[] = {w.gate, w.up};
+    layer.qkv = ops.load_weight(qkv);
+    layer.o = ops.load_weight(std::span(&w.o, 1));
+    layer.gate_up = ops.load_weight(gate_up);
+    layer.down = ops.load_weight(std::span(&w.down, 1));
+    layer.attn_norm = upload({&w.attn_norm});
+    layer.ffn_norm = upload({&w.ffn_norm});
+    layer.qkv_bias = upload({&w.q_bias, &w.k_bias, &w.v_bias});
+    layer.o_bias = upload({&w.o_bias});
+    widest = std::max({widest, layer.qkv->rows, layer.gate_up->rows});
+    narrowest = std::max(
+        {narrowest, int64_t{spec.heads.num_heads} * spec.heads.head_dim, int64_t{spec.ffn_dim}});
+    if (progress) progress(static_cast<int64_t>(i) + 2, total);
+  }
+
+  const auto matrix = [&](int64_t rows, int64_t cols) {
+    return ops.allocate(rows * cols * dtype_bytes(ops.activation_dtype()));
+  };
+  const int64_t rows = std::max(limits.max_rows, limits.max_logit_rows);
+  residual_ = matrix(rows, spec_.hidden_dim);
+  normed_ = matrix(rows, spec_.hidden_dim);
+  wide_ = matrix(rows, widest);
+  narrow_ = matrix(rows, narrowest);
+  logits_ = matrix(limits.max_logit_rows, spec_.vocab_size);
+  for (const RopeSpec& rope : spec_.ropes) angles_.push_back(matrix(rows, rope.rotary_dim));
+}
+
+Model::Vector Model::upload(std::initializer_list<const WeightView*> parts) {
+  std::vector<float> values;
+  for (const WeightView* part : parts) {
+    HW_CHECK((part->data == nullptr) == ((*parts.begin())->data == nullptr), "all biases or none");
+    if (part->data == nullptr) continue;
+    HW_CHECK(part->format == QuantFormat::kF32, "norms and biases are F32");
+    const auto* data = static_cast<const float*>(part->data);
+    values.insert(values.end(), data, data + part->rows * part->cols);
+  }
+  if (values.empty()) return {};
+  const auto bytes = static_cast<int64_t>(values.size() * sizeof(float));
+  Vector vector{ops_.allocate(bytes)};
+  ops_.upload(vector.buffer.data(), values.data(), bytes);
+  return vector;
+}
+
+Matrix Model::scratch(const Buffer& buffer, int64_t rows, int64_t cols) const {
+  return {buffer.data(), ops_.activation_dtype(), rows, cols, cols};
+}
+
+Matrix Model::forward(const StepView& step) {
+  HW_CHECK(step.num_rows <= limits_.max_rows, "rows of a step", step.num_rows);
+  HW_CHECK(step.num_logit_rows <= limits_.max_logit_rows, "logit rows", step.num_logit_rows);
+  const Matrix x = scratch(residual_, step.num_rows, spec_.hidden_dim);
+  ops_.embed(*embedding_, step, spec_.embedding_scale, x);
+  for (size_t i = 0; i < angles_.size(); ++i)
+    ops_.rope_angles(
+        spec_.ropes[i], step, scratch(angles_[i], step.num_rows, spec_.ropes[i].rotary_dim));
+  for (int32_t layer = 0; layer < static_cast<int32_t>(layers_.size()); ++layer) {
+    attention_block(layer, step, x);
+    ffn_block(layer, step, x);
+  }
+  const Matrix last = scratch(normed_, step.num_logit_rows, spec_.hidden_dim);
+  ops_.gather_logit_rows(x, step, last);
+  ops_.rms_norm(last, output_norm_.data(), spec_.rms_eps, last);
+  const Matrix logits = scratch(logits_, step.num_logit_rows, spec_.vocab_size);
+  ops_.linear(output_ ? *output_ : *embedding_, last, logits, LinearMode::kOverwrite);
+  return logits;
+}
+
+void Model::attention_block(int32_t index, const StepView& step, Matrix x) {
+  static const RopeSpec kNoRope;
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  const LayerSpec& spec = spec_.layers[static_cast<size_t>(index)];
+  const HeadShape& heads = spec.heads;
+  const int64_t q_cols = int64_t{heads.num_heads} * heads.head_dim;
+  const int64_t kv_cols = int64_t{heads.num_kv_heads} * heads.head_dim;
+
+  const Matrix h = scratch(normed_, step.num_rows, spec_.hidden_dim);
+  ops_.rms_norm(x, layer.attn_norm.data(), spec_.rms_eps, h);
+  const Matrix qkv = scratch(wide_, step.num_rows, q_cols + 2 * kv_cols);
+  ops_.linear(*layer.qkv, h, qkv, LinearMode::kOverwrite);
+  if (layer.qkv_bias.data() != nullptr) ops_.add_bias(qkv, layer.qkv_bias.data());
+
+  const bool rotary = spec.rope_idx >= 0;
+  const RopeSpec& rope = rotary ? spec_.ropes[static_cast<size_t>(spec.rope_idx)] : kNoRope;
+  const Matrix angles =
+      rotary ? scratch(angles_[static_cast<size_t>(spec.rope_idx)], step.num_rows, rope.rotary_dim)
+             : Matrix{};
+  const Matrix q = qkv.columns(0, q_cols);
+  ops_.rope_append_kv(index,
+                      heads,
+                      rope,
+                      step,
+                      angles,
+                      q,
+                      qkv.columns(q_cols, kv_cols),
+                      qkv.columns(q_cols + kv_cols, kv_cols));
+  const Matrix attended = scratch(narrow_, step.num_rows, q_cols);
+  const float scale = spec.attention_scale != 0.0f
+                          ? spec.attention_scale
+                          : 1.0f / std::sqrt(static_cast<float>(heads.head_dim));
+  ops_.attention({.layer = index, .heads = heads, .scale = scale, .q = q, .out = attended}, step);
+  ops_.linear(*layer.o, attended, x, LinearMode::kAdd);
+  if (layer.o_bias.data() != nullptr) ops_.add_bias(x, layer.o_bias.data());
+}
+
+void Model::ffn_block(int32_t index, const StepView& step, Matrix x) {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  const int64_t ffn_dim = spec_.layers[static_cast<size_t>(index)].ffn_dim;
+  const Matrix h = scratch(normed_, step.num_rows, spec_.hidden_dim);
+  ops_.rms_norm(x, layer.ffn_norm.data(), spec_.rms_eps, h);
+  const Matrix gate_up = scratch(wide_, step.num_rows, 2 * ffn_dim);
+  ops_.linear(*layer.gate_up, h, gate_up, LinearMode::kOverwrite);
+  const Matrix gated = scratch(narrow_, step.num_rows, ffn_dim);
+  ops_.silu_mul(gate_up, gated);
+  ops_.linear(*layer.down, gated, x, LinearMode::kAdd);
+}
+
+}  // namespace headwater

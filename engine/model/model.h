@@ -1,0 +1,59 @@
+// Model: weights on a device and the layer loop over them. Engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "engine/model/loaded_model.h"
+#include "kernels/ops.h"
+
+namespace headwater {
+
+class Model {
+ public:
+  struct Limits {
+    int32_t max_rows = 0;        // of one step
+    int32_t max_logit_rows = 0;  // likewise
+  };
+  // files and ops are not owned and outlive the model: embeddings are read from the files.
+  // progress(done, total) counts layers. Throws LoadError.
+  Model(const LoadedModel& files,
+        Ops& ops,
+        const Limits& limits,
+        const std::function<void(int64_t done, int64_t total)>& progress = {});
+
+  const ModelSpec& spec() const { return spec_; }
+  const Limits& limits() const { return limits_; }
+
+  // Runs every layer over the step's rows and appends their K and V to the pages. Returns the
+  // logits, [num_logit_rows, vocab_size] in device memory, valid until the next call.
+  Matrix forward(const StepView& step);
+
+ private:
+  struct Vector {  // a norm's or bias' values on the device; data() == nullptr: absent
+    Buffer buffer;
+    const float* data() const { return buffer.as<float>(); }
+  };
+  struct Layer {
+    Vector attn_norm, ffn_norm, qkv_bias, o_bias;
+    std::unique_ptr<Weight> qkv, o, gate_up, down;
+  };
+
+  Vector upload(std::initializer_list<const WeightView*> parts);
+  Matrix scratch(const Buffer& buffer, int64_t rows, int64_t cols) const;
+  void attention_block(int32_t layer, const StepView& step, Matrix x);
+  void ffn_block(int32_t layer, const StepView& step, Matrix x);
+
+  const ModelSpec& spec_;  // of files
+  Ops& ops_;
+  Limits limits_;
+  std::unique_ptr<Weight> embedding_, output_;  // output_ null: tied
+  Vector output_norm_;
+  std::vector<Layer> layers_;
+  std::vector<Buffer> angles_;  // one per distinct RopeSpec
+  Buffer residual_, normed_, wide_, narrow_, logits_;
+};
+
+}  // namespace headwater
