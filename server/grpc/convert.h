@@ -1,0 +1,27 @@
+// convert: the protobuf messages <-> the types of server/api. Pure functions.
+#pragma once
+
+#include <grpcpp/support/status.h>
+
+#include <string>
+
+#include "headwater/v1/inference.pb.h"
+#include "server/api/submit.h"
+#include "server/config/config.h"
+
+namespace headwater::grpc_api {
+
+grpc::Status to_grpc(const Status& status);
+
+// Bounds that belong to the front ends (n, logprobs, stop) are checked here, with the field's name;
+// the rest by the engine.
+Result<api::GenerationOptions> to_options(const v1::SamplingParams& params,
+                                          const ServerConfig& config);
+
+// Ids of a prompt. kInvalidArgument: one is not in the vocabulary.
+Result<std::vector<int32_t>> to_tokens(const v1::TokenIds& tokens, int32_t vocab_size);
+
+void to_piece(const api::Delta& delta, const Tokenizer& tokenizer, v1::Piece* piece);
+void to_usage(const api::GenerationUsage& usage, v1::Usage* out);
+
+}  // namespace headwater::grpc_api
