@@ -1,0 +1,49 @@
+// TensorSet: the tensors of a model's files by name, whatever the container.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/io/gguf.h"
+#include "engine/io/safetensors.h"
+#include "kernels/quant/quant_format.h"
+
+namespace headwater {
+
+struct StoredTensor {
+  std::string file;  // for messages
+  std::string name;
+  std::string type;                   // as the file spells it: "Q5_K", "F8_E4M3"
+  std::optional<QuantFormat> format;  // nullopt: a type that is not computed with
+  std::vector<int64_t> shape;         // slowest first: a matrix is [outputs, inputs]
+  std::span<const std::byte> data;    // view into the mapped file
+};
+
+class TensorSet {
+ public:
+  // Both throw LoadError when a name was added before.
+  void add(const GgufFile& file);
+  void add(const SafetensorsFile& file);
+
+  const StoredTensor* find(std::string_view name) const;
+  const std::map<std::string, StoredTensor, std::less<>>& tensors() const { return tensors_; }
+
+ private:
+  void add(StoredTensor tensor);
+  std::map<std::string, StoredTensor, std::less<>> tensors_;
+};
+
+// "tensor NAME of FILE", for messages.
+std::string describe(const StoredTensor& tensor);
+// The elements as F32. Throws LoadError when the type is not supported.
+std::vector<float> decode_tensor(const StoredTensor& tensor);
+// The tensor's format; throws LoadError naming the type and the supported ones.
+QuantFormat supported_format(const StoredTensor& tensor);
+
+}  // namespace headwater
