@@ -115,6 +115,11 @@ bool JsonObject::has(std::string_view key) const {
   return it != value_->end() && !it->is_null();
 }
 
+bool JsonObject::is_list(std::string_view key) const {
+  const auto it = value_->find(key);
+  return it != value_->end() && it->is_array();
+}
+
 void JsonObject::fail(std::string_view key, std::string_view expected) const {
   const auto it = value_->find(key);
   const bool missing = it == value_->end();
@@ -156,6 +161,17 @@ JsonObject JsonObject::object(std::string_view key) const {
   const Json& value = at(key, "an object");
   if (!value.is_object()) fail(key, "an object");
   return {value, name_ + ": " + std::string(key)};
+}
+
+std::vector<JsonObject> JsonObject::objects(std::string_view key) const {
+  const Json& value = at(key, "a list of objects");
+  if (!value.is_array()) fail(key, "a list of objects");
+  std::vector<JsonObject> objects;
+  for (const Json& element : value) {
+    if (!element.is_object()) fail(key, "a list of objects");
+    objects.push_back({element, name_ + ": " + std::string(key)});
+  }
+  return objects;
 }
 
 std::vector<int64_t> JsonObject::integers(std::string_view key, IntRange range) const {

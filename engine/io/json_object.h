@@ -36,12 +36,14 @@ class JsonObject {
   const std::string& name() const { return name_; }  // file and path of keys, for messages
   const nlohmann::json& value() const { return *value_; }
   bool has(std::string_view key) const;  // present and not null
+  bool is_list(std::string_view key) const;
 
   int64_t integer(std::string_view key, IntRange range = {}) const;
   double number(std::string_view key) const;
   bool boolean(std::string_view key) const;
   std::string string(std::string_view key) const;
   JsonObject object(std::string_view key) const;
+  std::vector<JsonObject> objects(std::string_view key) const;
   std::vector<int64_t> integers(std::string_view key, IntRange range = {}) const;  // or a scalar
 
   // The fallback is for an absent key or null; a value of another type is still refused.
