@@ -20,7 +20,9 @@ Json error_json(const ErrorInfo& info, const std::string& message, const std::st
 }
 
 std::string wrap(Json error) {
-  return Json{{"error", std::move(error)}}.dump(-1, ' ', false, Json::error_handler_t::replace);
+  Json body = Json::object();
+  body["error"] = std::move(error);
+  return body.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace

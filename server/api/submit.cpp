@@ -8,16 +8,22 @@ namespace {
 
 // The engine's budget for one prompt: what was asked for, or what the context leaves.
 Result<int32_t> resolve_max_tokens(int64_t prompt_tokens,
-                                   const std::optional<int32_t>& max_tokens,
+                                   const GenerationOptions& options,
                                    int64_t context) {
   const int64_t left = context - prompt_tokens;
-  const int64_t wanted = std::max<int64_t>(1, max_tokens.value_or(1));
-  if (wanted <= left) return static_cast<int32_t>(max_tokens ? wanted : left);
+  const int64_t needed = std::max(1, options.max_tokens.value_or(1));
+  if (needed <= left) {
+    if (options.max_tokens) return static_cast<int32_t>(needed);
+    const int64_t bound = options.default_max_tokens > 0 ? options.default_max_tokens : left;
+    return static_cast<int32_t>(std::min(left, bound));
+  }
   std::string message = "the prompt has " + std::to_string(prompt_tokens) + " tokens";
-  if (max_tokens) message += " and max_tokens is " + std::to_string(*max_tokens);
+  if (options.max_tokens) message += " and max_tokens is " + std::to_string(*options.max_tokens);
   message += "; the context holds " + std::to_string(context) +
              " tokens of prompt and output: shorten the prompt or ask for fewer tokens";
-  return Status{StatusCode::kContextLength, std::move(message), max_tokens ? "max_tokens" : ""};
+  return Status{StatusCode::kContextLength,
+                std::move(message),
+                prompt_tokens < context ? "max_tokens" : "prompt"};
 }
 
 bool contains(const std::vector<int32_t>& ids, int32_t id) {
@@ -93,7 +99,7 @@ Result<std::shared_ptr<Generation>> Generation::start(Engine& engine,
 Status Generation::submit_prompt(size_t prompt_idx, GenerationRequest& request) {
   const Result<int32_t> max_tokens =
       resolve_max_tokens(static_cast<int64_t>(request.prompts[prompt_idx].size()),
-                         options_.max_tokens,
+                         options_,
                          engine_.model_info().max_model_len);
   if (!max_tokens.ok()) return max_tokens.status();
   Request native;

@@ -21,7 +21,8 @@ namespace headwater::api {
 
 struct GenerationOptions {
   SamplingParams sampling;            // its max_tokens is not read: the one below is
-  std::optional<int32_t> max_tokens;  // unset: what the context leaves; 0: the prompt only
+  std::optional<int32_t> max_tokens;  // 0: the prompt only; unset: what the context leaves,
+  int32_t default_max_tokens = 0;     // but at most this (0: no such bound)
   int32_t n = 1;                      // choices per prompt
   std::vector<std::string> stop;
   bool include_stop = false;  // the stop string or token stays in the text
