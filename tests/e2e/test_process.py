@@ -223,8 +223,8 @@ def test_inspect_broken_file(tmp_path):
 def test_bench(server, tmp_path):
     output = tmp_path / "bench.json"
     result = run(
-        "bench", "--url", server.url, "--num-prompts", 6, "--concurrency", 3,
-        "--input-tokens", 20, "--output-tokens", 8, "--output", output,
+        "bench", "--url", server.url, "--num-prompts", 6, "--concurrency", 3, "--ignore-eos", "true",
+        "--random-input-len", 20, "--random-output-len", 8, "--save-result", output,
     )
     assert result.returncode == 0, result.stderr
     numbers = json.loads(output.read_text())

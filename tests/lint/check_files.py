@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Checks each source file: length, #pragma once, no tabs or trailing blanks, and the format.
+"""Checks each source file: length, #pragma once, no tabs or trailing blanks, and the format; and that
+the READMEs link to files that exist.
 
 The format is .clang-format as clang-format 14 (Debian 12) applies it; another version formats
 differently, so without that one the format is not checked, and the last line says so.
 """
 
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDERS = ("kernels", "kvcache", "engine", "server", "tests")
 SUFFIXES = {".h", ".cpp", ".cu", ".cuh", ".py"}
+LINK = re.compile(r"\]\(([^)#:]+)(#[^)]*)?\)")
 MAX_LINES = 800
 CLANG_FORMAT_VERSION = "version 14."
 
@@ -30,6 +33,13 @@ def check(path, text):
             yield f"{path}:{number}: a tab; indent with spaces"
         if line != line.rstrip():
             yield f"{path}:{number}: blanks at the end of the line"
+
+
+def check_links(path, text, exists):
+    for number, line in enumerate(text.splitlines(), 1):
+        for match in LINK.finditer(line):
+            if not exists(pathlib.PurePosixPath(path).parent / match.group(1)):
+                yield f"{path}:{number}: links to {match.group(1)}, which is not there"
 
 
 def find_clang_format():
@@ -58,6 +68,12 @@ def main():
     issues = []
     for file in files:
         issues += check(str(file), (ROOT / file).read_text(encoding="utf-8"))
+    readmes = [ROOT / "README.md"]
+    for folder in (*FOLDERS, "docker", "configs", "proto"):
+        readmes += sorted((ROOT / folder).rglob("README.md"))
+    for readme in readmes:
+        path = str(readme.relative_to(ROOT))
+        issues += check_links(path, readme.read_text(encoding="utf-8"), lambda p: (ROOT / p).exists())
     clang_format = find_clang_format()
     if clang_format:
         issues += check_format(clang_format, [str(f) for f in files if f.suffix != ".py"])

@@ -61,6 +61,13 @@ class Files(unittest.TestCase):
         self.assertTrue(self.issues("a.cpp", "x \n"))
         self.assertTrue(self.issues("a.cpp", "x"))
 
+    def test_links(self):
+        def issues(text):
+            return list(check_files.check_links("a/README.md", text, lambda p: str(p) == "a/b.h"))
+
+        self.assertTrue(issues("[x](c.h)"))
+        self.assertFalse(issues("[x](b.h), [y](b.h#part), [z](https://example.org/q)"))
+
 
 if __name__ == "__main__":
     unittest.main()
