@@ -56,7 +56,7 @@ MAY_INCLUDE = {
     )
     + KERNEL_SEAM,
     # the server: transports over one api, the api over the engine's face
-    "server/": ("server/", "engine/engine.h", "engine/log.h", "engine/config/", "kernels/base/"),
+    "server/": ENGINE_FACE,
     "server/config/": ("engine/config/", "engine/log.h", "kernels/base/"),
     "server/api/": ("server/config/", "server/lifecycle.h") + ENGINE_FACE,
     "server/http/": ("server/api/", "server/config/", "server/lifecycle.h", "server/metrics.h")
