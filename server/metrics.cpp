@@ -5,6 +5,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <initializer_list>
@@ -160,6 +161,14 @@ void write_requests(TextWriter& out, const EngineStats& stats) {
                                                                {"error", stats.finished_error}}) {
     out.sample(
         "vllm:request_success_total", {{"finished_reason", reason}}, static_cast<double>(count));
+  }
+  // No adapters and no speculation here; routers and bench clients still look for the names.
+  out.family("vllm:lora_requests_info", "gauge", "Adapters in use; the value is unix time.");
+  out.sample("vllm:lora_requests_info",
+             {{"max_lora", "0"}, {"running_lora_adapters", ""}, {"waiting_lora_adapters", ""}},
+             static_cast<double>(std::time(nullptr)));
+  for (const char* what : {"drafts", "draft_tokens", "accepted_tokens"}) {
+    out.counter("vllm:spec_decode_num_" + std::string(what) + "_total", "Speculative decoding.", 0);
   }
   out.counter("headwater:steps_total", "Steps of the engine loop.", stats.num_steps);
 }

@@ -1,0 +1,435 @@
+#include "server/http/session.h"
+
+#include <algorithm>
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/strand.hpp>
+#include <boost/beast/http/status.hpp>
+#include <cstdio>
+#include <random>
+#include <utility>
+
+#include "engine/log.h"
+#include "server/api/error_map.h"
+
+namespace headwater::http {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast_http = boost::beast::http;
+using SteadyClock = std::chrono::steady_clock;
+
+constexpr size_t kIdleReadBytes = 2 << 10;
+constexpr size_t kBodyReadBytes = 64 << 10;
+// Further requests that may wait in the buffer while one is handled.
+constexpr size_t kMaxPipelinedBytes = 64 << 10;
+constexpr size_t kMaxRequestIdBytes = 128;
+constexpr std::chrono::seconds kLingerTime{2};
+constexpr int kClientLeft = 499;
+
+std::string random_id() {
+  std::random_device random;
+  char hex[17];
+  std::snprintf(hex, sizeof hex, "%08x%08x", random(), random());
+  return hex;
+}
+
+// What may go back into a header: printable ASCII of a sensible length.
+bool is_echoable(std::string_view id) {
+  return !id.empty() && id.size() <= kMaxRequestIdBytes &&
+         std::all_of(id.begin(), id.end(), [](char c) { return c > ' ' && c < '\x7f'; });
+}
+
+int hex_value(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  return -1;
+}
+
+std::string path_of(std::string_view target) {
+  target = target.substr(0, target.find_first_of("?#"));
+  std::string path;
+  for (size_t i = 0; i < target.size(); ++i) {
+    if (target[i] == '%' && i + 2 < target.size()) {
+      const int high = hex_value(target[i + 1]);
+      const int low = hex_value(target[i + 2]);
+      if (high >= 0 && low >= 0) {
+        path += static_cast<char>(high * 16 + low);
+        i += 2;
+        continue;
+      }
+    }
+    path += target[i];
+  }
+  return path;
+}
+
+std::string_view reason_of(int status) {
+  if (status == kClientLeft) return "Client Closed Request";
+  const auto reason = beast_http::obsolete_reason(static_cast<beast_http::status>(status));
+  return {reason.data(), reason.size()};
+}
+
+std::string_view view(boost::string_view text) { return {text.data(), text.size()}; }
+
+}  // namespace
+
+Session::Session(std::shared_ptr<IoContext> io,
+                 Socket socket,
+                 const HandlerContext& context,
+                 std::function<void(Session*)> on_closed)
+    : io_(std::move(io)),
+      socket_(std::move(socket)),
+      context_(context),
+      on_closed_(std::move(on_closed)),
+      read_timer_(socket_.get_executor()),
+      ping_timer_(socket_.get_executor()),
+      write_timer_(socket_.get_executor()) {}
+
+void Session::start() {
+  asio::post(socket_.get_executor(), [self = shared_from_this()] {
+    ErrorCode ignored;
+    self->socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
+    self->expire_read_after(Seconds(self->config().idle_timeout));
+    self->read();
+  });
+}
+
+void Session::close() {
+  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->shut(); });
+}
+
+void Session::close_when_idle() {
+  asio::post(socket_.get_executor(), [self = shared_from_this()] {
+    self->keep_alive_ = false;
+    if (self->state_ != State::kHandling) self->shut();
+  });
+}
+
+void Session::refuse(const Status& status) {
+  asio::post(socket_.get_executor(), [self = shared_from_this(), status] {
+    self->begin_exchange();
+    self->keep_alive_ = false;
+    self->reply(error_reply(status));
+    self->read();
+  });
+}
+
+api::Executor Session::executor() {
+  return [self = shared_from_this()](std::function<void()> task) {
+    asio::post(self->socket_.get_executor(), std::move(task));
+  };
+}
+
+void Session::read() {
+  if (read_pending_ || end_of_input_ || state_ == State::kClosed) return;
+  if (state_ == State::kHandling && input_.size() >= kMaxPipelinedBytes) return;
+  read_pending_ = true;
+  const size_t room = header_seen_ ? kBodyReadBytes : kIdleReadBytes;
+  socket_.async_read_some(input_.prepare(room),
+                          [self = shared_from_this()](const ErrorCode& error, size_t num_bytes) {
+                            self->on_read(error, num_bytes);
+                          });
+}
+
+void Session::on_read(const ErrorCode& error, size_t num_bytes) {
+  read_pending_ = false;
+  if (state_ == State::kClosed) return;
+  if (error) return on_end_of_input();
+  input_.commit(num_bytes);
+  if (state_ == State::kLingering) input_.consume(input_.size());
+  if (state_ == State::kReading) parse();
+  read();
+}
+
+void Session::on_end_of_input() {
+  end_of_input_ = true;
+  // A reply that is complete is still written: `printf ... | nc` ends its input early.
+  if (state_ == State::kHandling && reply_complete_) return;
+  shut();
+}
+
+void Session::parse() {
+  while (state_ == State::kReading && input_.size() > 0) {
+    if (!parser_) {
+      parser_.emplace();
+      parser_->eager(true);
+      parser_->header_limit(static_cast<uint32_t>(config().max_header_bytes));
+      parser_->body_limit(static_cast<uint64_t>(config().max_body_bytes));
+      expire_read_after(Seconds(config().header_timeout));
+    }
+    ErrorCode error;
+    const size_t used = parser_->put(input_.data(), error);
+    input_.consume(used);
+    if (error == beast_http::error::header_limit) {
+      return refuse_request(
+          431, "the header is larger than " + std::to_string(config().max_header_bytes) + " bytes");
+    }
+    if (error == beast_http::error::body_limit) {
+      return refuse_request(413,
+                            "the body is larger than " + std::to_string(config().max_body_bytes) +
+                                " bytes (server option max-body-bytes)");
+    }
+    const bool needs_more = error == beast_http::error::need_more;
+    if (error && !needs_more) {
+      return refuse_request(400, "the request is not valid HTTP: " + error.message());
+    }
+    if (parser_->is_header_done() && !header_seen_) on_header();
+    if (parser_->is_done()) {
+      dispatch_request();
+    } else if (needs_more && used == 0) {
+      // Chunk headers have no limit of their own.
+      if (input_.size() > static_cast<size_t>(config().max_header_bytes) + kBodyReadBytes) {
+        return refuse_request(400, "the request has a chunk header that does not end");
+      }
+      return;
+    }
+  }
+}
+
+void Session::on_header() {
+  header_seen_ = true;
+  expire_read_after(Seconds(config().body_timeout));
+  const auto expect = parser_->get()[beast_http::field::expect];
+  if (!parser_->is_done() && boost::beast::iequals(expect, "100-continue")) {
+    write("HTTP/1.1 100 Continue\r\n\r\n");
+  }
+}
+
+void Session::begin_exchange() {
+  state_ = State::kHandling;
+  read_timer_.cancel();
+  request_ = {};
+  request_.request_id = random_id();
+  route_ = "none";
+  version_ = 11;
+  head_only_ = false;
+  keep_alive_ = true;
+  reply_complete_ = false;
+  stream_expected_ = false;
+  stream_open_ = false;
+  exchange_start_ = SteadyClock::now();
+}
+
+void Session::refuse_request(int status, const std::string& message) {
+  begin_exchange();
+  keep_alive_ = false;
+  reply({status, api::error_body({status, "invalid_request_error", nullptr, 0}, message, "")});
+}
+
+void Session::dispatch_request() {
+  begin_exchange();
+  auto message = parser_->release();
+  parser_.reset();
+  header_seen_ = false;
+  request_.method = std::string(message.method_string());
+  head_only_ = request_.method == "HEAD";
+  if (head_only_) request_.method = "GET";
+  request_.path = path_of(view(message.target()));
+  request_.authorization = std::string(message[beast_http::field::authorization]);
+  if (const auto id = view(message["x-request-id"]); is_echoable(id)) request_.request_id = id;
+  request_.body = std::move(message.body());
+  version_ = message.version();
+  keep_alive_ = message.keep_alive();
+  http::dispatch(context_, shared_from_this());
+}
+
+std::string Session::head_text(int status) const {
+  std::string head = "HTTP/1.1 " + std::to_string(status) + ' ';
+  head += reason_of(status);
+  head += "\r\nx-request-id: " + request_.request_id + "\r\n";
+  if (!keep_alive_) {
+    head += "Connection: close\r\n";
+  } else if (version_ < 11) {
+    head += "Connection: keep-alive\r\n";
+  }
+  if (const std::string& origin = config().cors_origin; !origin.empty()) {
+    head += "Access-Control-Allow-Origin: " + origin +
+            "\r\nAccess-Control-Allow-Methods: GET, POST, OPTIONS"
+            "\r\nAccess-Control-Allow-Headers: authorization, content-type, x-request-id"
+            "\r\nAccess-Control-Expose-Headers: x-request-id, retry-after\r\n";
+  }
+  return head;
+}
+
+void Session::reply(HttpReply reply) {
+  if (state_ != State::kHandling || reply_complete_) return;
+  if (context_.service.lifecycle().state() == ServerState::kDraining) keep_alive_ = false;
+  std::string bytes = head_text(reply.status);
+  for (const auto& [name, value] : reply.headers) bytes += name + ": " + value + "\r\n";
+  if (!reply.content_type.empty()) bytes += "Content-Type: " + reply.content_type + "\r\n";
+  if (reply.status != 204) {
+    bytes += "Content-Length: " + std::to_string(reply.body.size()) + "\r\n";
+  }
+  bytes += "\r\n";
+  if (!head_only_) bytes += reply.body;
+  reply_status_ = reply.status;
+  reply_complete_ = true;
+  write(std::move(bytes));
+}
+
+void Session::expect_stream() {
+  stream_expected_ = true;
+  sse_ = SseWriter(version_ >= 11);
+  if (!sse_.chunked()) keep_alive_ = false;
+  ping_later();
+}
+
+void Session::open_stream() {
+  if (context_.service.lifecycle().state() == ServerState::kDraining) keep_alive_ = false;
+  stream_open_ = true;
+  reply_status_ = 200;
+  std::string head = head_text(200);
+  head +=
+      "Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n"
+      "X-Accel-Buffering: no\r\n";
+  if (sse_.chunked()) head += "Transfer-Encoding: chunked\r\n";
+  write(head + "\r\n");
+}
+
+void Session::send_event(const std::string& data) {
+  if (state_ != State::kHandling || reply_complete_) return;
+  if (!stream_open_) open_stream();
+  if (pending_.size() + data.size() > static_cast<size_t>(config().max_send_buffer_bytes)) {
+    log::warn("http", "client reads too slowly", {{"id", request_.request_id}});
+    return shut();
+  }
+  write(sse_.event(data));
+  ping_later();
+}
+
+void Session::end_stream() {
+  if (state_ != State::kHandling || reply_complete_) return;
+  if (!stream_open_) open_stream();
+  reply_complete_ = true;
+  write(sse_.end());
+}
+
+void Session::ping_later() {
+  ping_timer_.expires_after(Seconds(config().sse_ping_interval));
+  ping_timer_.async_wait([self = shared_from_this()](const ErrorCode& error) {
+    if (error || self->state_ != State::kHandling || !self->stream_expected_ ||
+        self->reply_complete_) {
+      return;
+    }
+    if (!self->stream_open_) self->open_stream();
+    self->write(self->sse_.ping());
+    self->ping_later();
+  });
+}
+
+void Session::on_disconnect(std::function<void()> callback) {
+  if (state_ == State::kHandling && !reply_complete_) {
+    on_disconnect_ = std::move(callback);
+  } else if (state_ == State::kClosed) {
+    callback();
+  }
+}
+
+void Session::write(std::string bytes) {
+  if (state_ == State::kClosed) return;
+  pending_ += bytes;
+  if (!writing_) flush();
+}
+
+void Session::flush() {
+  if (num_written_ == in_flight_.size()) {
+    in_flight_.clear();
+    in_flight_.swap(pending_);
+    num_written_ = 0;
+  }
+  writing_ = !in_flight_.empty();
+  if (!writing_) return on_all_written();
+  write_timer_.expires_after(Seconds(config().write_timeout));
+  write_timer_.async_wait([self = shared_from_this()](const ErrorCode& error) {
+    if (!error && self->writing_ && SteadyClock::now() >= self->write_timer_.expiry()) {
+      log::warn("http", "client does not read", {{"id", self->request_.request_id}});
+      self->shut();
+    }
+  });
+  socket_.async_write_some(
+      asio::buffer(in_flight_.data() + num_written_, in_flight_.size() - num_written_),
+      [self = shared_from_this()](const ErrorCode& error, size_t num_bytes) {
+        self->on_written(error, num_bytes);
+      });
+}
+
+void Session::on_written(const ErrorCode& error, size_t num_bytes) {
+  if (state_ == State::kClosed) return;
+  if (error) return shut();
+  num_written_ += num_bytes;
+  flush();
+}
+
+void Session::on_all_written() {
+  write_timer_.cancel();
+  if (state_ == State::kHandling && reply_complete_) finish_exchange();
+}
+
+void Session::record(int status) const {
+  const std::chrono::duration<double> elapsed = SteadyClock::now() - exchange_start_;
+  context_.metrics.record(route_, request_.method, status, elapsed.count(), request_.body.size());
+  log::debug("http",
+             "request answered",
+             {{"id", request_.request_id},
+              {"method", request_.method},
+              {"path", request_.path},
+              {"status", status},
+              {"seconds", elapsed.count()}});
+}
+
+void Session::finish_exchange() {
+  record(reply_status_);
+  on_disconnect_ = nullptr;
+  ping_timer_.cancel();
+  if (!keep_alive_) return linger();
+  state_ = State::kReading;
+  expire_read_after(Seconds(config().idle_timeout));
+  parse();
+  if (state_ == State::kReading && end_of_input_) return shut();
+  read();
+}
+
+void Session::expire_read_after(Seconds timeout) {
+  read_timer_.expires_after(timeout);
+  read_timer_.async_wait([self = shared_from_this()](const ErrorCode& error) {
+    if (!error && SteadyClock::now() >= self->read_timer_.expiry()) self->on_read_timeout();
+  });
+}
+
+void Session::on_read_timeout() {
+  if (state_ == State::kReading && parser_) {
+    return refuse_request(408,
+                          header_seen_ ? "the body took too long" : "the header took too long");
+  }
+  if (state_ == State::kReading || state_ == State::kLingering) shut();
+}
+
+// Lets the client read the reply although it may still be sending: closing with unread input would
+// reset the connection.
+void Session::linger() {
+  state_ = State::kLingering;
+  input_.consume(input_.size());
+  ErrorCode ignored;
+  socket_.shutdown(Socket::shutdown_send, ignored);
+  if (end_of_input_) return shut();
+  expire_read_after(kLingerTime);
+  read();
+}
+
+void Session::shut() {
+  if (state_ == State::kClosed) return;
+  const bool was_handling = state_ == State::kHandling;
+  state_ = State::kClosed;
+  ErrorCode ignored;
+  socket_.close(ignored);
+  read_timer_.cancel();
+  write_timer_.cancel();
+  ping_timer_.cancel();
+  if (was_handling) record(reply_complete_ ? reply_status_ : kClientLeft);
+  if (const auto callback = std::exchange(on_disconnect_, nullptr)) callback();
+  on_closed_(this);
+}
+
+}  // namespace headwater::http
