@@ -58,21 +58,6 @@ void add_sharded(const fs::path& folder,
   }
 }
 
-void add_tensors(const fs::path& folder, TensorSet& tensors, std::vector<MappedFile>& files) {
-  const fs::path index = folder / "model.safetensors.index.json";
-  if (fs::exists(index)) {
-    add_sharded(folder, index, tensors, files);
-    return;
-  }
-  const fs::path single = folder / "model.safetensors";
-  if (!fs::exists(single)) {
-    throw LoadError(folder.string() +
-                    ": has no weights; expected model.safetensors or model.safetensors.index.json");
-  }
-  files.emplace_back(single.string());
-  tensors.add(SafetensorsFile::parse(files.back().bytes(), single.string()));
-}
-
 Vocabulary read_vocabulary(const fs::path& folder) {
   const fs::path path = folder / "tokenizer.json";
   if (!fs::exists(path)) {
@@ -135,6 +120,23 @@ std::vector<int32_t> read_eos(const fs::path& folder,
 
 }  // namespace
 
+TensorSet open_hf_tensors(const std::string& folder_path, std::vector<MappedFile>& files) {
+  const fs::path folder(folder_path);
+  const fs::path index = folder / "model.safetensors.index.json";
+  const fs::path single = folder / "model.safetensors";
+  TensorSet tensors;
+  if (fs::exists(index)) {
+    add_sharded(folder, index, tensors, files);
+  } else if (fs::exists(single)) {
+    files.emplace_back(single.string());
+    tensors.add(SafetensorsFile::parse(files.back().bytes(), single.string()));
+  } else {
+    throw LoadError(folder_path +
+                    ": has no weights; expected model.safetensors or model.safetensors.index.json");
+  }
+  return tensors;
+}
+
 std::unique_ptr<LoadedModel> load_hf_model(const std::string& folder_path) {
   const fs::path folder(folder_path);
   auto model = std::make_unique<LoadedModel>();
@@ -148,8 +150,7 @@ std::unique_ptr<LoadedModel> load_hf_model(const std::string& folder_path) {
   ArchReading reading = arch.from_config(config);
   model->spec = std::move(reading.spec);
 
-  TensorSet tensors;
-  add_tensors(folder, tensors, model->files);
+  const TensorSet tensors = open_hf_tensors(folder_path, model->files);
   map_weights(tensors, arch.hf_tensors, reading.attention_bias, *model);
 
   model->name = fs::canonical(folder).filename().string();
