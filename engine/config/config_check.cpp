@@ -23,6 +23,10 @@ std::vector<std::string> check_engine_config(const EngineConfig& c) {
                "), so that every running sequence gets a token, got " +
                std::to_string(c.max_num_batched_tokens));
   }
+  if (!(c.max_itl_stretch >= 1 && c.max_itl_stretch <= 1000)) {
+    issues.add("max-itl-stretch: must be between 1 and 1000, got " +
+               std::to_string(c.max_itl_stretch));
+  }
   issues.range("max-queue", c.max_queue, 1, 1 << 20);
   issues.range("kv-cache-bytes", c.kv_cache_bytes, 0, int64_t{1} << 46);
   issues.one_of("kv-cache-dtype", c.kv_cache_dtype, {"auto", "f32", "f16", "bf16"});

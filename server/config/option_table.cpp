@@ -228,7 +228,9 @@ ParsedFlags parse_flags(const OptionTable& table, const std::vector<std::string>
     if (equals != std::string::npos) {
       parsed.values.push_back({option, word.substr(equals + 1)});
     } else if (option->is_switch) {
-      parsed.values.push_back({option, "true"});
+      const bool has_value =
+          i + 1 < args.size() && (args[i + 1] == "true" || args[i + 1] == "false");
+      parsed.values.push_back({option, has_value ? args[++i] : "true"});
     } else if (i + 1 < args.size()) {
       parsed.values.push_back({option, args[++i]});
     } else {

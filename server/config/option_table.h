@@ -52,7 +52,7 @@ struct ParsedFlags {
   std::vector<std::string> issues;
 };
 
-// --name value, --name=value, --switch, --no-switch; "--" ends the flags.
+// --name value, --name=value, --switch [true|false], --no-switch; "--" ends the flags.
 ParsedFlags parse_flags(const OptionTable& table, const std::vector<std::string>& args);
 
 // For commands that have flags only: parses, sets, throws ConfigError with every issue. Returns the

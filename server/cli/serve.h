@@ -1,0 +1,16 @@
+// serve: `headwater serve`: configuration -> listeners -> engine -> wait -> drain.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "server/config/config.h"
+
+namespace headwater::cli {
+
+// Runs until SIGTERM or SIGINT and a drain (returns 0) or until the engine fails (returns 1). The
+// listeners are open while the model loads, so that probes get their answer. Throws ConfigError,
+// LoadError.
+int run_serve(const std::vector<std::string>& args, const std::vector<EnvVar>& env);
+
+}  // namespace headwater::cli
