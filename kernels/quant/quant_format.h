@@ -12,10 +12,10 @@ enum class QuantFormat : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ4_K
 
 struct QuantTraits {
   QuantFormat format;
-  std::string_view name;    // as llama.cpp spells it: "F16", "Q4_K"
-  int32_t ggml_type;        // type id in a GGUF tensor header
-  int32_t block_elements;   // elements of one block; a row must be a multiple
-  int32_t block_bytes;      // bytes of one block, as stored
+  std::string_view name;   // as llama.cpp spells it: "F16", "Q4_K"
+  int32_t ggml_type;       // type id in a GGUF tensor header
+  int32_t block_elements;  // elements of one block; a row must be a multiple
+  int32_t block_bytes;     // bytes of one block, as stored
   // Decodes num_blocks blocks to fp32, exactly as the format defines them.
   void (*decode)(const void* blocks, int64_t num_blocks, float* out);
 };
