@@ -15,7 +15,7 @@ namespace headwater {
 
 struct LoadedModel {
   std::string path;
-  std::string name;                    // general.name, or the folder's name
+  std::string name;  // general.name, or the folder's name
   ModelSpec spec;
   ModelWeights weights;
   Vocabulary vocabulary;
@@ -23,7 +23,7 @@ struct LoadedModel {
   std::vector<int32_t> eos_token_ids;  // from generation_config / config / metadata, without eog
   int64_t num_parameters = 0;
   int64_t weight_bytes = 0;
-  std::string weight_format;           // formats found, most bytes first: "Q4_1 + Q8_0"
+  std::string weight_format;  // formats found, most bytes first: "Q4_1 + Q8_0"
 
   std::vector<MappedFile> files;
   std::vector<std::vector<float>> owned;  // small tensors converted to F32 (norms, biases)
