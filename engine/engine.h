@@ -19,15 +19,17 @@
 namespace headwater {
 
 struct ModelInfo {
-  std::string id;               // served name
+  std::string id;  // served name
   std::string path;
-  std::string architecture;     // "llama"
-  std::string weight_format;    // "Q4_1 + Q8_0", as found in the file
+  std::string architecture;   // "llama"
+  std::string weight_format;  // "Q4_1 + Q8_0", as found in the file
+  std::string device;         // "CPU, AVX-512 VNNI, 2 threads"
+  std::string attention;      // policy
   int64_t weight_bytes = 0;
   int64_t num_parameters = 0;
   int32_t vocab_size = 0;
   int32_t max_model_len = 0;
-  int64_t created = 0;          // unix seconds
+  int64_t created = 0;  // unix seconds
 };
 
 class Engine {

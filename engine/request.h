@@ -20,8 +20,8 @@ using Clock = std::chrono::steady_clock;
 
 // Names and meanings are vLLM's (typical_p: llama.cpp's). Bounds are checked by validate().
 struct SamplingParams {
-  float temperature = 1.0f;         // 0 = greedy
-  int32_t top_k = 0;                // 0 or -1 = off
+  float temperature = 1.0f;  // 0 = greedy
+  int32_t top_k = 0;         // 0 or -1 = off
   float top_p = 1.0f;
   float min_p = 0.0f;
   float typical_p = 1.0f;
@@ -29,13 +29,13 @@ struct SamplingParams {
   float presence_penalty = 0.0f;    // over output
   float frequency_penalty = 0.0f;   // over output
   std::vector<std::pair<int32_t, float>> logit_bias;
-  std::optional<uint64_t> seed;     // unset: the engine draws one
+  std::optional<uint64_t> seed;  // unset: the engine draws one
   int32_t max_tokens = 16;
-  int32_t min_tokens = 0;           // no eos or stop id before
+  int32_t min_tokens = 0;  // no eos or stop id before
   bool ignore_eos = false;
   std::vector<int32_t> stop_token_ids;
-  int32_t logprobs = -1;            // -1 = none; k = the token's logprob and the k likeliest
-  int32_t prompt_logprobs = -1;     // likewise for every prompt token but the first
+  int32_t logprobs = -1;         // -1 = none; k = the token's logprob and the k likeliest
+  int32_t prompt_logprobs = -1;  // likewise for every prompt token but the first
 };
 
 // Checks bounds; the message names field, bound and value. vocab_size bounds ids.
@@ -55,23 +55,23 @@ enum class FinishReason : uint8_t { kNone, kStop, kLength, kAbort, kError };
 
 struct Usage {
   int32_t prompt_tokens = 0;
-  int32_t cached_tokens = 0;  // of the prompt, from the prefix index
-  int64_t kv_bytes = 0;       // held by this choice when it ended
-  int64_t kv_bytes_dense = 0; // what a cache that keeps every token would hold
+  int32_t cached_tokens = 0;   // of the prompt, from the prefix index
+  int64_t kv_bytes = 0;        // held by this choice when it ended
+  int64_t kv_bytes_dense = 0;  // what a cache that keeps every token would hold
 };
 
 // One event of one choice. The last one of a choice carries finish != kNone, and every choice of
 // every submitted request gets exactly one such event (also on shutdown and failure).
 struct TokenEvent {
-  int32_t choice = 0;                     // 0 .. n-1
-  std::vector<int32_t> tokens;            // new tokens; may be empty on the last event
-  std::vector<TokenLogprobs> logprobs;    // per token, if asked for
+  int32_t choice = 0;                          // 0 .. n-1
+  std::vector<int32_t> tokens;                 // new tokens; may be empty on the last event
+  std::vector<TokenLogprobs> logprobs;         // per token, if asked for
   std::vector<TokenLogprobs> prompt_logprobs;  // first event of choice 0: per prompt token after
                                                // the first, if asked for
   FinishReason finish = FinishReason::kNone;
-  std::optional<int32_t> stop_token;      // the stop id that ended it; it is in tokens
-  Status error;                           // kError, and kAbort by deadline or drain
-  Usage usage;                            // complete on the last event
+  std::optional<int32_t> stop_token;  // the stop id that ended it; it is in tokens
+  Status error;                       // kError, and kAbort by deadline or drain
+  Usage usage;                        // complete on the last event
 };
 
 // Called on the engine thread; must return at once (post elsewhere), must not throw.
@@ -89,11 +89,11 @@ struct AttentionRequest {
 };
 
 struct Request {
-  RequestId id = 0;                    // unique; from Engine::next_request_id()
-  std::string label;                   // for logs: the client's request id
-  std::vector<int32_t> prompt;         // token ids, at least one
+  RequestId id = 0;             // unique; from Engine::next_request_id()
+  std::string label;            // for logs: the client's request id
+  std::vector<int32_t> prompt;  // token ids, at least one
   SamplingParams sampling;
-  int32_t n = 1;                       // choices
+  int32_t n = 1;  // choices
   Clock::time_point arrival = Clock::now();
   std::optional<Clock::time_point> deadline;
   AttentionRequest attention;

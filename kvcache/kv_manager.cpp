@@ -273,10 +273,10 @@ bool KvManager::evict_one() {
   return false;
 }
 
-bool KvManager::could_hold(int32_t num_tokens, const SequenceRules& rules) const {
-  const bool all = rules.dense || rules.faithful_tokens > 0;
+bool KvManager::could_grow(const SequenceKv& seq, int32_t num_tokens) const {
+  const bool all = seq.rules_.dense || seq.rules_.faithful_tokens > 0;
   const PoolCounts bytes = pool_.byte_counts();
-  return geometry_.bytes_for(num_tokens, all) <= bytes.free + bytes.cached;
+  return geometry_.bytes_for(num_tokens, all) - held_bytes(seq) <= bytes.free + bytes.cached;
 }
 
 std::vector<PageCopy> KvManager::take_copies() { return std::exchange(copies_, {}); }

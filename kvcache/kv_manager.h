@@ -81,8 +81,9 @@ class KvManager {
 
   // First visible position behind the sinks, for the row at `position` (PageList::window_start).
   int32_t window_start(const SequenceKv& seq, int32_t group, int32_t position) const;
-  // Could a new sequence that needs this many tokens at once be held, evicting what is cached?
-  bool could_hold(int32_t num_tokens, const SequenceRules& rules) const;
+  // Would the pages for num_tokens fit if everything cached were evicted? (For admission: counts
+  // what the sequence has at its end, not the passing peak of a streaming window.)
+  bool could_grow(const SequenceKv& seq, int32_t num_tokens) const;
 
   // Copies that reserve() asked for since the last call.
   std::vector<PageCopy> take_copies();

@@ -84,6 +84,7 @@ Matrix Model::forward(const StepView& step) {
     attention_block(layer, step, x);
     ffn_block(layer, step, x);
   }
+  if (step.num_logit_rows == 0) return scratch(logits_, 0, spec_.vocab_size);
   const Matrix last = scratch(normed_, step.num_logit_rows, spec_.hidden_dim);
   ops_.gather_logit_rows(x, step, last);
   ops_.rms_norm(last, output_norm_.data(), spec_.rms_eps, last);

@@ -1,0 +1,328 @@
+// The engine thread and its door: validation on the caller's thread, everything else behind the
+// inbox.
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <fstream>
+#include <iterator>
+#include <mutex>
+#include <thread>
+
+#include "engine/attention/policy_table.h"
+#include "engine/engine_core.h"
+#include "engine/inbox.h"
+#include "engine/kv_budget.h"
+#include "engine/log.h"
+#include "engine/model/loaded_model.h"
+
+namespace headwater {
+namespace {
+
+constexpr int32_t kPromptLogitRows = 64;  // of one step, for prompt logprobs
+
+std::unique_ptr<Ops> make_ops(const std::string& device, ThreadPool& pool) {
+  if (device == "ref") return make_ref_ops(pool);
+  if (device == "cpu" || device == "auto") return make_cpu_ops(pool);
+  throw ConfigError("device must be auto, cpu or ref, got \"" + device + "\"");
+}
+
+DType kv_format(const std::string& name, const Ops& ops) {
+  if (name == "auto") return ops.default_kv_format();
+  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16})
+    if (name == dtype_name(dtype)) return dtype;
+  throw ConfigError("kv-cache-dtype must be auto, f32, f16 or bf16, got \"" + name + "\"");
+}
+
+std::string read_template(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw ConfigError("chat-template: cannot read " + path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::string base_name(const std::string& path) {
+  const size_t end = path.find_last_not_of('/');
+  const std::string trimmed = path.substr(0, end + 1);
+  return trimmed.substr(trimmed.find_last_of('/') + 1);
+}
+
+Status draining_status() { return {StatusCode::kUnavailable, "the server is shutting down", ""}; }
+
+class ThreadedEngine final : public Engine {
+ public:
+  ThreadedEngine(const EngineConfig& config, const LoadProgress& progress)
+      : config_(config), pool_(config.threads), files_(load(config, progress)) {
+    ops_ = make_ops(config.device, pool_);
+    const ModelSpec& spec = files_->spec;
+    const HeadShape& heads = spec.layers[0].heads;
+    for (const LayerSpec& layer : spec.layers)
+      if (layer.heads.num_kv_heads != heads.num_kv_heads || layer.heads.head_dim != heads.head_dim)
+        throw LoadError(config.model + ": layers differ in KV heads or head size");
+
+    const AttentionPolicy* policy = find_policy(config.attention);
+    if (policy == nullptr)
+      throw ConfigError("attention must be one of " + policy_names() + ", got \"" +
+                        config.attention + "\"");
+    const PageShape page{
+        kv_format(config.kv_cache_dtype, *ops_), heads.head_dim, config.block_size, 0};
+    if (!ops_->supports_kv(page))
+      throw ConfigError(std::string(ops_->name()) + " cannot keep KV pages of " +
+                        std::to_string(page.page_tokens) + " tokens (block-size), head size " +
+                        std::to_string(page.head_dim) + ", " + dtype_name(page.format) +
+                        " (kv-cache-dtype)");
+    const std::vector<kv::RetentionRule> rules = policy->rules(config, spec);
+    kv::KvGeometry geometry(
+        static_cast<int32_t>(spec.layers.size()), heads.num_kv_heads, rules, page);
+    const KvBudget budget = plan_kv_budget(config, spec, geometry, available_memory_bytes());
+
+    const Model::Limits limits{std::max(config.max_num_batched_tokens, config.max_num_seqs),
+                               config.max_num_seqs + kPromptLogitRows};
+    model_ = std::make_unique<Model>(*files_, *ops_, limits, [&](int64_t done, int64_t total) {
+      if (progress) progress("weights", done, total);
+    });
+    tokenizer_ = make_tokenizer(files_->vocabulary);
+    load_template();
+    eos_ids_ = tokenizer_->eog_ids();
+    for (int32_t id : files_->eos_token_ids)
+      if (std::find(eos_ids_.begin(), eos_ids_.end(), id) == eos_ids_.end()) eos_ids_.push_back(id);
+
+    EngineCore::Options options;
+    options.limits = {
+        config.max_num_seqs, limits.max_rows, limits.max_logit_rows, config.max_itl_stretch};
+    options.kv = {budget.arena_bytes,
+                  budget.superblock_bytes,
+                  config.max_num_seqs,
+                  budget.max_model_len,
+                  config.enable_prefix_caching};
+    options.max_model_len = budget.max_model_len;
+    options.eos_token_ids = eos_ids_;
+    options.dense = std::all_of(
+        rules.begin(), rules.end(), [](const kv::RetentionRule& rule) { return rule.keeps_all(); });
+    options.faithful = config.prefill_mode == "faithful";
+    options.seed = config.seed;
+    options.check_invariants = config.check_invariants;
+    describe(budget);
+    core_ = std::make_unique<EngineCore>(*model_, *ops_, pool_, std::move(geometry), options);
+    stats_ = core_->stats();
+    thread_ = std::thread([this] { run(); });
+  }
+
+  ~ThreadedEngine() override {
+    inbox_.push(AbortAllCommand{draining_status()});
+    inbox_.push(StopCommand{});
+    thread_.join();
+  }
+
+  const ModelInfo& model_info() const override { return info_; }
+  const Tokenizer& tokenizer() const override { return *tokenizer_; }
+  const ChatTemplate* chat_template() const override { return template_.get(); }
+  const std::vector<int32_t>& eos_token_ids() const override { return eos_ids_; }
+  RequestId next_request_id() override { return next_id_.fetch_add(1); }
+
+  Status can_accept() const override {
+    if (!healthy_) return {StatusCode::kInternal, "the engine failed; see the server's log", ""};
+    if (draining_) return draining_status();
+    const int64_t seats = std::max<int64_t>(0, config_.max_num_seqs - num_running_);
+    if (num_posted_ + num_waiting_ >= config_.max_queue + seats)
+      return {StatusCode::kResourceExhausted,
+              "the queue is full: " + std::to_string(config_.max_queue) +
+                  " requests wait (option max-queue); retry later",
+              ""};
+    return Status::Ok();
+  }
+
+  Status submit(Request request) override {
+    if (Status status = can_accept(); !status.ok()) return status;
+    if (Status status = check(request); !status.ok()) return status;
+    ++num_posted_;
+    inbox_.push(std::move(request));
+    return Status::Ok();
+  }
+
+  void cancel(RequestId id) override { inbox_.push(CancelCommand{id}); }
+
+  EngineStats stats() const override {
+    const std::lock_guard lock(stats_mutex_);
+    return stats_;
+  }
+  bool healthy() const override { return healthy_; }
+
+  bool drain(std::chrono::milliseconds timeout) override {
+    draining_ = true;
+    const auto until = Clock::now() + timeout;
+    {
+      std::unique_lock lock(stats_mutex_);
+      if (idle_.wait_until(lock, until, [&] { return num_live() == 0; })) return true;
+    }
+    inbox_.push(AbortAllCommand{draining_status()});
+    std::unique_lock lock(stats_mutex_);
+    idle_.wait(lock, [&] { return num_live() == 0; });
+    return false;
+  }
+
+ private:
+  static std::unique_ptr<LoadedModel> load(const EngineConfig& config,
+                                           const LoadProgress& progress) {
+    if (config.model.empty())
+      throw ConfigError("model is not set: give a GGUF file or a model folder (--model PATH)");
+    if (progress) progress("files", 0, 1);
+    auto files = load_model(config.model);
+    if (progress) progress("files", 1, 1);
+    return files;
+  }
+
+  void load_template() {
+    const std::string source = config_.chat_template.empty() ? files_->chat_template
+                                                             : read_template(config_.chat_template);
+    if (!source.empty())
+      template_ = std::make_unique<ChatTemplate>(
+          source, config_.chat_template.empty() ? config_.model : config_.chat_template);
+  }
+
+  void describe(const KvBudget& budget) {
+    info_.id =
+        config_.served_model_name.empty() ? base_name(config_.model) : config_.served_model_name;
+    info_.path = config_.model;
+    info_.architecture = files_->spec.architecture;
+    info_.weight_format = files_->weight_format;
+    info_.weight_bytes = files_->weight_bytes;
+    info_.num_parameters = files_->num_parameters;
+    info_.vocab_size = files_->spec.vocab_size;
+    info_.max_model_len = budget.max_model_len;
+    info_.device = std::string(ops_->description());
+    info_.attention = config_.attention;
+    info_.created = std::chrono::duration_cast<std::chrono::seconds>(
+                        std::chrono::system_clock::now().time_since_epoch())
+                        .count();
+  }
+
+  Status check(const Request& request) const {
+    if (Status status = validate(request.sampling, info_.vocab_size); !status.ok()) return status;
+    if (request.prompt.empty()) return invalid_argument("the prompt is empty", "prompt");
+    for (int32_t id : request.prompt)
+      if (id < 0 || id >= info_.vocab_size)
+        return invalid_argument("token id " + std::to_string(id) +
+                                    " is outside the vocabulary of " +
+                                    std::to_string(info_.vocab_size),
+                                "prompt");
+    if (request.n < 1 || request.n > 128)
+      return invalid_argument("n must be between 1 and 128, got " + std::to_string(request.n), "n");
+    const auto prompt = static_cast<int64_t>(request.prompt.size());
+    if (prompt + std::min(request.sampling.max_tokens, 1) > info_.max_model_len)
+      return {StatusCode::kContextLength,
+              "the prompt has " + std::to_string(prompt) + " tokens; the model takes " +
+                  std::to_string(info_.max_model_len) + " with the output",
+              "prompt"};
+    const std::string& policy = request.attention.policy;
+    if (!policy.empty() && find_policy(policy) == nullptr)
+      return invalid_argument(
+          "attention.policy must be one of " + policy_names() + ", got \"" + policy + "\"",
+          "attention.policy");
+    if (!policy.empty() && policy != "dense" && policy != config_.attention)
+      return invalid_argument("attention.policy \"" + policy +
+                                  "\" is not what this server runs: \"" + config_.attention +
+                                  "\" or \"dense\"",
+                              "attention.policy");
+    if (request.attention.kv_budget)
+      return invalid_argument("attention.kv_budget is fixed by this server's policy",
+                              "attention.kv_budget");
+    return Status::Ok();
+  }
+
+  void run() {
+    try {
+      for (bool working = false; !stopped_;) {
+        handle(working ? inbox_.take() : inbox_.wait(core_->next_deadline()));
+        working = core_->step() || !core_->idle();
+        refresh();
+      }
+    } catch (const std::exception& error) {
+      fail(error.what());
+    }
+  }
+
+  // The device is gone: answer everybody, from now on with an error at once.
+  void fail(const std::string& what) {
+    healthy_ = false;
+    log::error("engine", "engine failed", {{"error", what}});
+    core_->end_all({StatusCode::kInternal, "the engine failed: " + what, ""});
+    refresh();
+    while (!stopped_) {
+      for (Command& command : inbox_.wait({})) {
+        if (auto* request = std::get_if<Request>(&command)) {
+          --num_posted_;
+          for (int32_t choice = 0; choice < request->n; ++choice) {
+            TokenEvent event;
+            event.choice = choice;
+            event.finish = FinishReason::kError;
+            event.error = {StatusCode::kInternal, "the engine failed: " + what, ""};
+            request->sink->on_event(std::move(event));
+          }
+        }
+        stopped_ = stopped_ || std::holds_alternative<StopCommand>(command);
+      }
+      refresh();
+    }
+  }
+
+  void handle(std::vector<Command> commands) {
+    for (Command& command : commands) {
+      if (auto* request = std::get_if<Request>(&command)) {
+        core_->add(std::move(*request));
+        ++num_waiting_;
+        --num_posted_;
+      } else if (const auto* cancelled = std::get_if<CancelCommand>(&command)) {
+        core_->end(cancelled->id, Status::Ok());
+      } else if (const auto* abort = std::get_if<AbortAllCommand>(&command)) {
+        core_->end_all(abort->why);
+      } else {
+        stopped_ = true;
+      }
+    }
+  }
+
+  void refresh() {
+    EngineStats fresh = core_->stats();
+    {
+      const std::lock_guard lock(stats_mutex_);
+      num_running_ = fresh.num_running;
+      num_waiting_ = fresh.num_waiting;
+      stats_ = std::move(fresh);
+    }
+    idle_.notify_all();
+  }
+
+  int64_t num_live() const { return num_posted_ + num_waiting_ + num_running_; }
+
+  EngineConfig config_;
+  ThreadPool pool_;
+  std::unique_ptr<LoadedModel> files_;
+  std::unique_ptr<Ops> ops_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<ChatTemplate> template_;
+  std::vector<int32_t> eos_ids_;
+  ModelInfo info_;
+  std::unique_ptr<EngineCore> core_;  // engine thread only, once it runs
+
+  Inbox inbox_;
+  std::atomic<RequestId> next_id_{1};
+  std::atomic<int64_t> num_posted_{0};   // in the inbox
+  std::atomic<int64_t> num_waiting_{0};  // taken, not running; as of the last step
+  std::atomic<int64_t> num_running_{0};
+  std::atomic<bool> draining_{false};
+  std::atomic<bool> healthy_{true};
+  bool stopped_ = false;  // engine thread only
+  mutable std::mutex stats_mutex_;
+  std::condition_variable idle_;
+  EngineStats stats_;
+  std::thread thread_;
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> make_engine(const EngineConfig& config, const LoadProgress& progress) {
+  return std::make_unique<ThreadedEngine>(config, progress);
+}
+
+}  // namespace headwater

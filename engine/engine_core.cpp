@@ -1,0 +1,350 @@
+#include "engine/engine_core.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "engine/log.h"
+#include "kernels/base/check.h"
+
+namespace headwater {
+namespace {
+
+double seconds_between(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+const char* reason_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kNone:
+      return "none";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kAbort:
+      return "abort";
+    case FinishReason::kError:
+      return "error";
+  }
+  return "?";
+}
+
+bool contains(const std::vector<int32_t>& ids, int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+}  // namespace
+
+EngineCore::EngineCore(
+    Model& model, Ops& ops, ThreadPool& pool, kv::KvGeometry geometry, const Options& options)
+    : options_(options),
+      model_(model),
+      pool_(pool),
+      kv_(std::move(geometry), options.kv),
+      executor_(model, ops, kv_, options.kv.arena_bytes, options.limits.max_num_seqs),
+      scheduler_(kv_, options.limits),
+      scratch_(static_cast<size_t>(pool.num_threads())),
+      random_(options.seed != 0 ? options.seed : std::random_device{}()),
+      stats_(initial_stats(options.max_model_len)) {}
+
+EngineCore::~EngineCore() {
+  end_all({StatusCode::kUnavailable, "the server is shutting down", ""});
+}
+
+template <typename Visit>
+void EngineCore::for_each_sequence(Visit&& visit) const {
+  for (const auto& seq : scheduler_.running()) visit(*seq);
+  for (const auto& seq : scheduler_.waiting()) visit(*seq);
+}
+
+std::unique_ptr<Sequence> EngineCore::make_sequence(const std::shared_ptr<const Request>& request,
+                                                    int32_t choice,
+                                                    uint64_t seed) {
+  auto seq = std::make_unique<Sequence>();
+  seq->request = request;
+  seq->choice = choice;
+  seq->seed = seed;
+  seq->tokens = request->prompt;
+  seq->num_prompt = static_cast<int32_t>(request->prompt.size());
+  seq->rules.dense = options_.dense || request->attention.policy == "dense";
+  seq->rules.faithful_tokens = options_.faithful && !seq->rules.dense ? seq->num_prompt : 0;
+  seq->sampler = std::make_unique<Sampler>(request->sampling,
+                                           model_.spec().vocab_size,
+                                           options_.eos_token_ids,
+                                           seed,
+                                           choice,
+                                           request->prompt);
+  return seq;
+}
+
+void EngineCore::add(Request request) {
+  const uint64_t seed = request.sampling.seed.value_or(random_());
+  stats_.prompt_tokens += request.prompt.size();
+  stats_.prompt_tokens_per_request.observe(static_cast<double>(request.prompt.size()));
+  stats_.max_tokens_per_request.observe(request.sampling.max_tokens);
+  stats_.choices_per_request.observe(request.n);
+  auto seq = make_sequence(std::make_shared<const Request>(std::move(request)), 0, seed);
+  seq->order = next_order_++;
+  scheduler_.add(std::move(seq));
+}
+
+void EngineCore::end(RequestId id, const Status& why) {
+  std::vector<Sequence*> ended;
+  for_each_sequence([&](Sequence& seq) {
+    if (seq.request->id == id) ended.push_back(&seq);
+  });
+  for (Sequence* seq : ended) end_sequence(*seq, why);
+}
+
+void EngineCore::end_all(const Status& why) {
+  std::vector<Sequence*> all;
+  for_each_sequence([&](Sequence& seq) { all.push_back(&seq); });
+  for (Sequence* seq : all) end_sequence(*seq, why);
+}
+
+// Choices that were never forked off get their terminal event too.
+void EngineCore::end_sequence(Sequence& seq, const Status& why) {
+  const bool abort = why.ok() || why.code == StatusCode::kCancelled ||
+                     why.code == StatusCode::kDeadlineExceeded ||
+                     why.code == StatusCode::kUnavailable;
+  TokenEvent event;
+  event.finish = abort ? FinishReason::kAbort : FinishReason::kError;
+  event.error = why;
+  const bool unforked = seq.choice == 0 && seq.num_output() == 0;
+  const std::shared_ptr<const Request> request = seq.request;
+  finish(seq, event);
+  for (int32_t choice = 1; unforked && choice < request->n; ++choice) {
+    TokenEvent sibling;
+    sibling.choice = choice;
+    sibling.finish = event.finish;
+    sibling.error = why;
+    sibling.usage.prompt_tokens = static_cast<int32_t>(request->prompt.size());
+    request->sink->on_event(std::move(sibling));
+  }
+}
+
+std::optional<Clock::time_point> EngineCore::next_deadline() const {
+  std::optional<Clock::time_point> earliest;
+  for_each_sequence([&](const Sequence& seq) {
+    const auto& deadline = seq.request->deadline;
+    if (deadline && (!earliest || *deadline < *earliest)) earliest = deadline;
+  });
+  return earliest;
+}
+
+void EngineCore::expire(Clock::time_point now) {
+  std::vector<RequestId> late;
+  for_each_sequence([&](const Sequence& seq) {
+    if (seq.request->deadline && *seq.request->deadline <= now) late.push_back(seq.request->id);
+  });
+  for (RequestId id : late)
+    end(id, {StatusCode::kDeadlineExceeded, "the request's deadline passed", ""});
+}
+
+bool EngineCore::step() {
+  const Clock::time_point start = Clock::now();
+  expire(start);
+  std::vector<std::unique_ptr<Sequence>> failed;
+  scheduler_.next_step(plan_, failed);
+  for (auto& seq : failed) {
+    Sequence& lost = *seq;
+    scheduler_.add(std::move(seq));
+    end_sequence(lost,
+                 {StatusCode::kResourceExhausted,
+                  "the KV pool cannot hold a sequence of " + std::to_string(lost.num_tokens()) +
+                      " tokens; raise --kv-cache-bytes",
+                  ""});
+  }
+  if (plan_.empty()) return !failed.empty();
+
+  const Matrix logits = executor_.run(plan_);
+  std::vector<Draw> draws;
+  scheduler_.commit_rows(plan_);
+  for (const PlannedRows& rows : plan_.sequences) {
+    if (rows.seq->wants_prompt_logprobs()) collect_prompt_logprobs(rows, logits);
+    if (rows.end() == rows.seq->num_tokens()) plan_draws(rows, logits, draws);
+  }
+  const int32_t vocab_size = model_.spec().vocab_size;
+  pool_.parallel_for(static_cast<int64_t>(draws.size()), [&](int64_t i, int thread) {
+    Draw& draw = draws[static_cast<size_t>(i)];
+    if (draw.seq->request->sampling.max_tokens == 0) return;
+    draw.sampled = draw.seq->sampler->sample(std::span(draw.row, static_cast<size_t>(vocab_size)),
+                                             draw.seq->num_output(),
+                                             scratch_[static_cast<size_t>(thread)]);
+  });
+  const Clock::time_point now = Clock::now();
+  for (Draw& draw : draws) publish(draw, now);
+  for (RequestId id : deserted_) end(id, Status::Ok());
+  deserted_.clear();
+  scheduler_.observe(plan_, seconds_between(start, Clock::now()));
+  stats_.tokens_per_step.observe(plan_.num_rows);
+  ++stats_.num_steps;
+  if (options_.check_invariants) check();
+  return true;
+}
+
+void EngineCore::collect_prompt_logprobs(const PlannedRows& rows, const Matrix& logits) {
+  Sequence& seq = *rows.seq;
+  for (int32_t i = 0; i < rows.num_logit_rows && seq.wants_prompt_logprobs(); ++i) {
+    const int32_t position = rows.end() - rows.num_logit_rows + i;
+    if (position != static_cast<int32_t>(seq.prompt_logprobs.size())) continue;
+    const std::span<const float> row(logits.f32_row(rows.first_logit_row + i),
+                                     static_cast<size_t>(logits.cols));
+    seq.prompt_logprobs.push_back(logprobs_of(
+        row, seq.tokens[static_cast<size_t>(position) + 1], seq.request->sampling.prompt_logprobs));
+  }
+}
+
+void EngineCore::plan_draws(const PlannedRows& rows,
+                            const Matrix& logits,
+                            std::vector<Draw>& draws) {
+  Sequence& seq = *rows.seq;
+  float* row = logits.f32_row(rows.first_logit_row + rows.num_logit_rows - 1);
+  if (seq.num_output() == 0 && seq.choice == 0) {
+    for (int32_t choice = 1; choice < seq.request->n; ++choice) {
+      auto fork = make_sequence(seq.request, choice, seq.seed);
+      fork->order = seq.order;
+      fork->first_scheduled = seq.first_scheduled;
+      fork->cached_tokens = seq.cached_tokens;
+      Draw& draw = draws.emplace_back(Draw{fork.get(), {row, row + logits.cols}, nullptr, {}});
+      draw.row = draw.own_row.data();
+      scheduler_.add_fork(std::move(fork), seq);
+    }
+  }
+  draws.push_back({&seq, {}, row, {}});
+}
+
+void EngineCore::publish(Draw& draw, Clock::time_point now) {
+  Sequence& seq = *draw.seq;
+  const SamplingParams& sampling = seq.request->sampling;
+  TokenEvent event;
+  if (seq.num_output() == 0) {
+    seq.first_token = now;
+    stats_.time_to_first_token_s.observe(seconds_between(seq.request->arrival, now));
+    if (seq.choice == 0) event.prompt_logprobs = std::move(seq.prompt_logprobs);
+  } else {
+    stats_.inter_token_latency_s.observe(seconds_between(seq.last_token, now));
+  }
+  seq.last_token = now;
+  if (sampling.max_tokens == 0) {
+    event.finish = FinishReason::kLength;
+    finish(seq, std::move(event));
+    return;
+  }
+  const int32_t token = draw.sampled.token;
+  seq.sampler->accept(token);
+  seq.tokens.push_back(token);
+  ++stats_.generation_tokens;
+  event.tokens.push_back(token);
+  if (sampling.logprobs >= 0) event.logprobs.push_back(std::move(draw.sampled.logprobs));
+
+  if (contains(sampling.stop_token_ids, token)) {
+    event.finish = FinishReason::kStop;
+    event.stop_token = token;
+  } else if (!sampling.ignore_eos && contains(options_.eos_token_ids, token)) {
+    event.finish = FinishReason::kStop;
+  } else if (seq.num_output() >= sampling.max_tokens ||
+             seq.num_tokens() >= options_.max_model_len) {
+    event.finish = FinishReason::kLength;
+  }
+  if (event.finish != FinishReason::kNone) {
+    finish(seq, std::move(event));
+  } else if (!deliver(seq, std::move(event))) {
+    deserted_.push_back(seq.request->id);
+  }
+}
+
+bool EngineCore::deliver(Sequence& seq, TokenEvent event) {
+  event.choice = seq.choice;
+  event.usage.prompt_tokens = seq.num_prompt;
+  event.usage.cached_tokens = seq.cached_tokens;
+  return seq.request->sink->on_event(std::move(event));
+}
+
+void EngineCore::finish(Sequence& seq, TokenEvent event) {
+  const int32_t held_tokens = seq.kv.num_tokens();
+  const std::unique_ptr<Sequence> owner = scheduler_.remove(seq);
+  seq.state = SequenceState::kFinished;
+  event.usage.kv_bytes = seq.final_kv_bytes;
+  event.usage.kv_bytes_dense = kv_.geometry().bytes_for(held_tokens, true);
+  record_finish(seq, event.finish, Clock::now());
+  deliver(seq, std::move(event));
+}
+
+void EngineCore::record_finish(const Sequence& seq, FinishReason reason, Clock::time_point now) {
+  switch (reason) {
+    case FinishReason::kNone:
+      HW_CHECK(false, "a finish needs a reason");
+    case FinishReason::kStop:
+      ++stats_.finished_stop;
+      break;
+    case FinishReason::kLength:
+      ++stats_.finished_length;
+      break;
+    case FinishReason::kAbort:
+      ++stats_.finished_abort;
+      break;
+    case FinishReason::kError:
+      ++stats_.finished_error;
+      break;
+  }
+  const double total = seconds_between(seq.request->arrival, now);
+  stats_.e2e_latency_s.observe(total);
+  stats_.generation_tokens_per_request.observe(seq.num_output());
+  if (seq.num_output() > 0) {
+    stats_.queue_time_s.observe(seconds_between(seq.request->arrival, seq.first_scheduled));
+    stats_.prefill_time_s.observe(seconds_between(seq.first_scheduled, seq.first_token));
+    stats_.decode_time_s.observe(seconds_between(seq.first_token, seq.last_token));
+    stats_.inference_time_s.observe(seconds_between(seq.first_scheduled, seq.last_token));
+    if (seq.num_output() > 1)
+      stats_.time_per_output_token_s.observe(seconds_between(seq.first_token, seq.last_token) /
+                                             (seq.num_output() - 1));
+  }
+  log::info("engine",
+            "request finished",
+            {{"request", seq.request->label},
+             {"choice", seq.choice},
+             {"finish", reason_name(reason)},
+             {"prompt_tokens", seq.num_prompt},
+             {"cached_tokens", seq.cached_tokens},
+             {"output_tokens", seq.num_output()},
+             {"kv_bytes", seq.final_kv_bytes},
+             {"seconds", total}});
+}
+
+int64_t EngineCore::num_waiting_requests() const {
+  return static_cast<int64_t>(scheduler_.waiting().size());
+}
+
+EngineStats EngineCore::stats() const {
+  EngineStats stats = stats_;
+  stats.num_running = static_cast<int64_t>(scheduler_.running().size());
+  stats.num_waiting = num_waiting_requests();
+  const kv::PoolCounts pages = kv_.page_counts();
+  const kv::PoolCounts bytes = kv_.byte_counts();
+  stats.kv_pages_total = pages.total;
+  stats.kv_pages_free = pages.free;
+  stats.kv_pages_held = pages.held;
+  stats.kv_pages_cached = pages.cached;
+  stats.kv_bytes_total = bytes.total;
+  stats.kv_bytes_free = bytes.free;
+  stats.kv_bytes_held = bytes.held;
+  stats.kv_bytes_cached = bytes.cached;
+  for (const auto& seq : scheduler_.running())
+    stats.kv_bytes_dense_equivalent += kv_.geometry().bytes_for(seq->kv.num_tokens(), true);
+  stats.page_tokens = kv_.geometry().page_tokens();
+  stats.kv_format = dtype_name(kv_.geometry().groups()[0].page.format);
+  stats.prefix_caching = options_.kv.prefix_caching;
+  stats.prefix_query_tokens = scheduler_.prefix_query_tokens();
+  stats.prefix_hit_tokens = scheduler_.prefix_hit_tokens();
+  stats.num_preemptions = scheduler_.num_preemptions();
+  return stats;
+}
+
+void EngineCore::check() const {
+  std::vector<const kv::SequenceKv*> sequences;
+  for_each_sequence([&](const Sequence& seq) { sequences.push_back(&seq.kv); });
+  kv_.check(sequences);
+}
+
+}  // namespace headwater

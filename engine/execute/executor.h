@@ -1,0 +1,32 @@
+// Executor: runs a plan on the device. Owns the KV arena and the step's device buffers; decides
+// nothing. Engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/model/model.h"
+#include "engine/schedule/step_plan.h"
+#include "kvcache/kv_manager.h"
+
+namespace headwater {
+
+class Executor {
+ public:
+  // model, ops and kv are not owned. Allocates arena_bytes on the device.
+  Executor(Model& model, Ops& ops, const kv::KvManager& kv, int64_t arena_bytes, int32_t max_seqs);
+
+  // Logits on the host, [plan.num_logit_rows, vocab_size], valid until the next run.
+  Matrix run(const StepPlan& plan);
+
+ private:
+  Model& model_;
+  Ops& ops_;
+  const kv::KvManager& kv_;
+  Buffer arena_, groups_, heads_;
+  Buffer token_ids_, positions_, row_seq_, row_begin_, logit_rows_, table_begin_, window_start_;
+  std::vector<float> host_logits_;
+};
+
+}  // namespace headwater

@@ -1,0 +1,69 @@
+// Scheduler: who runs in the next step, and the only place that promises pages. Pure host code.
+// Engine thread only.
+//
+// Order: decodes first (oldest first), then prefill chunks within the rest of the budget, then
+// admission in order of arrival. A full pool preempts the latest arrived: its pages go back, it
+// waits at its old place and recomputes (mostly from the prefix index).
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "engine/schedule/prefill_pacer.h"
+#include "engine/schedule/step_plan.h"
+
+namespace headwater {
+
+class Scheduler {
+ public:
+  struct Limits {
+    int32_t max_num_seqs = 0;
+    int32_t max_num_batched_tokens = 0;
+    int32_t max_logit_rows = 0;
+    double max_itl_stretch = 2.0;
+  };
+  // kv is not owned.
+  Scheduler(kv::KvManager& kv, const Limits& limits);
+
+  void add(std::unique_ptr<Sequence> seq);
+  // Runs at once over the parent's pages if a place is free, else waits and recomputes.
+  void add_fork(std::unique_ptr<Sequence> seq, const Sequence& parent);
+
+  // Fills the plan; it is empty if nothing can run. What can never run is moved to failed.
+  void next_step(StepPlan& plan, std::vector<std::unique_ptr<Sequence>>& failed);
+  // After the plan ran: its rows are in the pages.
+  void commit_rows(const StepPlan& plan);
+  void observe(const StepPlan& plan, double seconds);
+  // Gives its pages back and hands the sequence over.
+  std::unique_ptr<Sequence> remove(Sequence& seq);
+
+  bool idle() const { return waiting_.empty() && running_.empty(); }
+  const std::deque<std::unique_ptr<Sequence>>& waiting() const { return waiting_; }
+  const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }
+  uint64_t num_preemptions() const { return num_preemptions_; }
+  uint64_t prefix_query_tokens() const { return prefix_query_tokens_; }
+  uint64_t prefix_hit_tokens() const { return prefix_hit_tokens_; }
+
+ private:
+  // The first waiting sequence runs from now on, if a place and pages are free. Returns the rows
+  // that it got in this step; 0: nobody was admitted.
+  int32_t admit(StepPlan& plan, int32_t max_rows);
+  // Plans up to max_rows of the sequence, preempting later ones for pages. Returns the rows; 0: it
+  // was itself preempted, or no logit row is left.
+  int32_t place(Sequence& seq, int32_t max_rows, StepPlan& plan);
+  void preempt(Sequence& seq, StepPlan& plan);
+  void wait(std::unique_ptr<Sequence> seq);
+
+  kv::KvManager& kv_;
+  Limits limits_;
+  PrefillPacer pacer_;
+  std::deque<std::unique_ptr<Sequence>> waiting_;   // by order
+  std::vector<std::unique_ptr<Sequence>> running_;  // by order
+  uint64_t num_preemptions_ = 0;
+  uint64_t prefix_query_tokens_ = 0;
+  uint64_t prefix_hit_tokens_ = 0;
+};
+
+}  // namespace headwater

@@ -1,0 +1,38 @@
+#include "engine/schedule/step_plan.h"
+
+namespace headwater {
+
+void flatten(StepPlan& plan, const kv::KvManager& kv) {
+  plan.token_ids.clear();
+  plan.positions.clear();
+  plan.row_seq.clear();
+  plan.row_begin.assign(1, 0);
+  plan.logit_rows.clear();
+  plan.table_begin.clear();
+  plan.num_decodes = 0;
+  const int32_t num_groups = kv.geometry().num_groups();
+  for (PlannedRows& rows : plan.sequences) {
+    const Sequence& seq = *rows.seq;
+    plan.num_decodes += seq.decoding();
+    for (int32_t position = rows.first_position; position < rows.end(); ++position) {
+      plan.token_ids.push_back(seq.tokens[static_cast<size_t>(position)]);
+      plan.positions.push_back(position);
+      plan.row_seq.push_back(static_cast<int32_t>(plan.row_begin.size()) - 1);
+    }
+    plan.row_begin.push_back(static_cast<int32_t>(plan.token_ids.size()));
+    rows.first_logit_row = static_cast<int32_t>(plan.logit_rows.size());
+    for (int32_t i = plan.row_begin.back() - rows.num_logit_rows; i < plan.row_begin.back(); ++i)
+      plan.logit_rows.push_back(i);
+    for (int32_t g = 0; g < num_groups; ++g)
+      plan.table_begin.push_back(kv.table_begin(seq.kv.table_slot(), g));
+  }
+  plan.num_rows = static_cast<int32_t>(plan.token_ids.size());
+  plan.num_logit_rows = static_cast<int32_t>(plan.logit_rows.size());
+  plan.window_start.clear();
+  for (int32_t g = 0; g < num_groups; ++g)
+    for (const PlannedRows& rows : plan.sequences)
+      for (int32_t position = rows.first_position; position < rows.end(); ++position)
+        plan.window_start.push_back(kv.window_start(rows.seq->kv, g, position));
+}
+
+}  // namespace headwater

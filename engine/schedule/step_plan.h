@@ -1,0 +1,42 @@
+// StepPlan: one step as flat arrays, complete: the executor consults nothing else. Reused from step
+// to step; never owns sequences.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/sequence.h"
+
+namespace headwater {
+
+// The rows of one sequence in this step.
+struct PlannedRows {
+  Sequence* seq = nullptr;
+  int32_t first_position = 0;
+  int32_t num_rows = 0;
+  int32_t first_logit_row = 0;  // into the step's logits
+  int32_t num_logit_rows = 0;   // the last rows of the sequence's; 0 = none wanted
+
+  int32_t end() const { return first_position + num_rows; }
+};
+
+struct StepPlan {
+  std::vector<PlannedRows> sequences;
+  int32_t num_rows = 0;
+  int32_t num_logit_rows = 0;
+  int32_t num_decodes = 0;  // rows that continue an output
+
+  std::vector<int32_t> token_ids, positions, row_seq;  // [num_rows]
+  std::vector<int32_t> row_begin;                      // [num_seqs + 1]
+  std::vector<int32_t> logit_rows;                     // [num_logit_rows]
+  std::vector<int64_t> table_begin;                    // [num_seqs, num_groups]
+  std::vector<int32_t> window_start;                   // [num_groups, num_rows]
+  std::vector<kv::PageCopy> copies;                    // before the rows
+
+  bool empty() const { return sequences.empty(); }
+};
+
+// Fills the flat arrays from `sequences`.
+void flatten(StepPlan& plan, const kv::KvManager& kv);
+
+}  // namespace headwater
