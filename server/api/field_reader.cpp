@@ -1,16 +1,9 @@
 #include "server/api/field_reader.h"
 
 #include <cmath>
-#include <cstdio>
 
 namespace headwater::api {
 namespace {
-
-std::string number_text(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%g", value);
-  return text;
-}
 
 // Short enough for a message.
 std::string shown(const Json& value) {
@@ -51,16 +44,11 @@ void FieldReader::read(const char* name, std::string& target) {
   target = value->get<std::string>();
 }
 
-void FieldReader::read(const char* name, double min, double max, float& target) {
+void FieldReader::read(const char* name, float& target) {
   const Json* value = find(name);
   if (value == nullptr) return;
-  const double number = value->is_number() ? value->get<double>() : std::nan("");
-  if (!(number >= min && number <= max)) {
-    return fail(name,
-                "must be a number between " + number_text(min) + " and " + number_text(max) +
-                    ", got " + shown(*value));
-  }
-  target = static_cast<float>(number);
+  if (!value->is_number()) return fail(name, "must be a number, got " + shown(*value));
+  target = value->get<float>();
 }
 
 void FieldReader::read_ids(const char* name, size_t max_count, std::vector<int32_t>& target) {

@@ -28,7 +28,7 @@ class FieldReader {
 
   void read(const char* name, bool& target);
   void read(const char* name, std::string& target);
-  void read(const char* name, double min, double max, float& target);
+  void read(const char* name, float& target);
   // Number without a fraction within [min, max].
   template <std::integral Int>
   void read(const char* name, int64_t min, int64_t max, Int& target) {

@@ -20,20 +20,20 @@ constexpr size_t kMaxStopTokens = 1024;
 constexpr size_t kMaxIds = size_t{1} << 24;
 constexpr int32_t kCompletionMaxTokens = 16;  // OpenAI's default of /v1/completions
 
+// Their bounds are the engine's: validate() in engine/request.h.
 struct FloatField {
   const char* name;
   float SamplingParams::*member;
-  double min, max;
 };
 
 constexpr FloatField kFloatFields[] = {
-    {"temperature", &SamplingParams::temperature, 0, 2},
-    {"top_p", &SamplingParams::top_p, 0, 1},
-    {"min_p", &SamplingParams::min_p, 0, 1},
-    {"typical_p", &SamplingParams::typical_p, 0, 1},
-    {"repetition_penalty", &SamplingParams::repetition_penalty, 0.01, 10},
-    {"presence_penalty", &SamplingParams::presence_penalty, -2, 2},
-    {"frequency_penalty", &SamplingParams::frequency_penalty, -2, 2},
+    {"temperature", &SamplingParams::temperature},
+    {"top_p", &SamplingParams::top_p},
+    {"min_p", &SamplingParams::min_p},
+    {"typical_p", &SamplingParams::typical_p},
+    {"repetition_penalty", &SamplingParams::repetition_penalty},
+    {"presence_penalty", &SamplingParams::presence_penalty},
+    {"frequency_penalty", &SamplingParams::frequency_penalty},
 };
 
 // What OpenAI knows and this server does not act on.
@@ -91,12 +91,8 @@ void read_logit_bias(FieldReader& fields, SamplingParams& sampling) {
     if (error != std::errc() || end != key.data() + key.size() || id < 0) {
       return fields.fail("logit_bias", "has the key '" + key + "', expected a token id");
     }
-    const double value = it->is_number() ? it->get<double>() : 1e9;
-    if (value < -100 || value > 100) {
-      return fields.fail("logit_bias",
-                         "for token " + key + " must be a number between -100 and 100");
-    }
-    sampling.logit_bias.emplace_back(id, static_cast<float>(value));
+    if (!it->is_number()) return fields.fail("logit_bias", "for token " + key + " is no number");
+    sampling.logit_bias.emplace_back(id, it->get<float>());
   }
 }
 
@@ -128,7 +124,7 @@ void read_stream(FieldReader& fields, StreamOptions& stream) {
 void read_options(FieldReader& fields, const ServerConfig& config, GenerationOptions& options) {
   SamplingParams& sampling = options.sampling;
   for (const FloatField& field : kFloatFields) {
-    fields.read(field.name, field.min, field.max, sampling.*field.member);
+    fields.read(field.name, sampling.*field.member);
   }
   fields.read("top_k", -1, kMaxInt32, sampling.top_k);
   fields.read("min_tokens", 0, kMaxInt32, sampling.min_tokens);

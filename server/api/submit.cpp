@@ -183,8 +183,9 @@ void Generation::close_choice(Choice& choice, const TokenEvent& event, Delta& de
     delta.stop_reason = *choice.matcher.matched();
   } else if (event.finish != FinishReason::kNone) {
     choice.closed = true;
-    delta.finish = event.finish;
-    if (event.stop_token && !contains(engine_.eos_token_ids(), *event.stop_token)) {
+    delta.finish = options_.max_tokens == 0 ? FinishReason::kLength : event.finish;
+    if (options_.max_tokens != 0 && event.stop_token &&
+        !contains(engine_.eos_token_ids(), *event.stop_token)) {
       delta.stop_reason = *event.stop_token;
     }
   }
