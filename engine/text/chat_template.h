@@ -3,9 +3,8 @@
 #pragma once
 
 #include <memory>
-#include <string>
-
 #include <nlohmann/json_fwd.hpp>
+#include <string>
 
 #include "kernels/base/status.h"
 
@@ -21,7 +20,9 @@ class ChatTemplate {
   // variables: an object with messages, add_generation_prompt, tools, bos_token, eos_token, ...
   // Key order is kept. kInvalidArgument: the template raised (raise_exception) or went over a
   // bound; the message says which.
-  Result<std::string> render(const nlohmann::ordered_json& variables) const;
+  // now: seconds since 1970 for strftime_now; without it, the clock.
+  Result<std::string> render(const nlohmann::ordered_json& variables,
+                             std::optional<int64_t> now = std::nullopt) const;
   const std::string& source() const;
 
  private:

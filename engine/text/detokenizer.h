@@ -32,7 +32,9 @@ class StopMatcher {
  public:
   explicit StopMatcher(std::vector<std::string> stops, bool include_stop = false);
   // Appends text; returns what may be shown: everything but a tail that could still become a stop
-  // string. Once a stop matched, matched() is set and the rest is dropped.
+  // string. Once a stop matched, matched() is set and the rest is dropped. The match that is
+  // complete first wins, the longest of those, however the text is cut into calls. Empty stop
+  // strings are ignored.
   std::string push(std::string_view text);
   std::string flush();
   const std::optional<std::string>& matched() const { return matched_; }

@@ -13,17 +13,18 @@ enum class TokenKind : uint8_t { kNormal, kUnknown, kControl, kUserDefined, kUnu
 
 // What a vocabulary file says, whatever its format (GGUF metadata or tokenizer.json).
 struct Vocabulary {
-  std::string model;                  // "bpe" (byte-level BPE)
-  std::string pre;                    // name of the pre-tokenizer: "smollm", "gpt-2", ...
-  std::vector<std::string> pre_regex; // instead of pre: explicit stages from tokenizer.json
-  std::vector<std::string> tokens;    // [V], as stored (byte-level: mapped characters)
-  std::vector<TokenKind> kinds;       // [V]
-  std::vector<float> scores;          // [V] or empty
-  std::vector<std::string> merges;    // "left right", best first
-  bool ignore_merges = false;         // a whole piece that is a token is emitted as such
+  std::string model;                   // "bpe" (byte-level BPE)
+  std::string pre;                     // name of the pre-tokenizer: "smollm", "gpt-2", ...
+  std::vector<std::string> pre_regex;  // instead of pre: explicit stages from tokenizer.json
+  std::vector<std::string> tokens;     // [V], as stored (byte-level: mapped characters)
+  std::vector<TokenKind> kinds;        // [V]
+  std::vector<float> scores;           // [V] or empty
+  std::vector<std::string> merges;     // "left right", best first
+  bool ignore_merges = false;          // a whole piece that is a token is emitted as such
   int32_t bos = -1, eos = -1, unknown = -1, pad = -1;
+  std::vector<int32_t> eog;  // further end-of-generation ids the files name
   bool add_bos = false, add_eos = false;
-  std::string source;                 // file, for messages
+  std::string source;  // file, for messages
 };
 
 class Tokenizer {
@@ -32,7 +33,8 @@ class Tokenizer {
 
   // add_special: bos/eos as the vocabulary says. parse_special: the text of control tokens becomes
   // those tokens (templates: yes; user text: never).
-  virtual std::vector<int32_t> encode(std::string_view text, bool add_special,
+  virtual std::vector<int32_t> encode(std::string_view text,
+                                      bool add_special,
                                       bool parse_special) const = 0;
   // Bytes of one token: exactly what it adds to the text; may be part of a UTF-8 character.
   // Control tokens give "" unless with_special.

@@ -1,0 +1,521 @@
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include "engine/text/jinja/builtins.h"
+#include "engine/text/jinja/operators.h"
+#include "engine/text/jinja/text.h"
+
+namespace headwater::jinja {
+namespace {
+
+template <std::string (*kFunction)(std::string_view)>
+Value mapped(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  return runtime.text(kFunction(self.str()));
+}
+
+Value to_string(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  return self.is_string() ? self : runtime.text(self.str());
+}
+
+Value trim(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [chars] = bind(arguments, {"chars"});
+  const std::string s = self.str();
+  if (chars.is_undefined() || chars.is_none()) return runtime.text(std::string(text::strip(s)));
+  return runtime.text(std::string(text::strip(s, text::Side::kBoth, to_text(chars, "trim"))));
+}
+
+Value replace(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [from, to, count] = bind(arguments, {"old", "new", "count"});
+  const std::string s = self.str(), old_text = from.str(), new_text = to.str();
+  runtime.charge((s.size() / std::max<size_t>(old_text.size(), 1) + 1) * new_text.size() / 32);
+  const int64_t max = count.is_undefined() || count.is_none() ? -1 : to_integer(count, "replace");
+  return runtime.text(text::replace(s, old_text, new_text, max));
+}
+
+Value escape(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  std::string out;
+  for (const char c : self.str()) {
+    constexpr std::string_view kSpecial = "&<>\"'";
+    constexpr std::string_view kEntities[] = {"&amp;", "&lt;", "&gt;", "&#34;", "&#39;"};
+    const size_t i = kSpecial.find(c);
+    if (i == std::string_view::npos) {
+      out += c;
+    } else {
+      out += kEntities[i];
+    }
+  }
+  return runtime.text(std::move(out));
+}
+
+Value indent(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [width, first, blank] = bind(arguments, {"width", "first", "blank"});
+  const int64_t spaces =
+      width.is_undefined() || width.is_string() ? 4 : to_integer(width, "indent");
+  runtime.charge(static_cast<size_t>(std::max<int64_t>(spaces, 0)) / 32);
+  const std::string prefix =
+      width.is_string() ? width.string()
+                        : std::string(static_cast<size_t>(std::max<int64_t>(spaces, 0)), ' ');
+  std::string out;
+  size_t line = 0;
+  for (const std::string& content : text::split_lines(self.str() + "\n", false)) {
+    if (line > 0) out += '\n';
+    if (line > 0 ? blank.truthy() || !content.empty() : first.truthy()) {
+      out += prefix;
+      runtime.charge(prefix.size() / 32);
+    }
+    out += content;
+    ++line;
+  }
+  return runtime.text(std::move(out));
+}
+
+Value join(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [d, attribute] = bind(arguments, {"d", "attribute"});
+  const std::string separator = d.is_undefined() ? "" : d.str();
+  std::string out;
+  bool first = true;
+  for (const Value& item : iterate(runtime, self)) {
+    const size_t before = out.size();
+    if (!std::exchange(first, false)) out += separator;
+    const bool whole = attribute.is_undefined() || attribute.is_none();
+    (whole ? item : get_item(runtime, item, attribute)).append_str(out);
+    runtime.charge((out.size() - before) / 32);
+  }
+  return runtime.text(std::move(out));
+}
+
+Value tojson(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  // transformers' tojson takes ensure_ascii first.
+  const auto [ascii, indent_by, separators, sort_keys] =
+      bind(arguments, {"ensure_ascii", "indent", "separators", "sort_keys"});
+  JsonStyle style;
+  style.ensure_ascii = ascii.truthy();
+  style.sort_keys = sort_keys.truthy();
+  if (indent_by.is_string()) {
+    style.indent = indent_by.string();
+  } else if (!indent_by.is_undefined() && !indent_by.is_none()) {
+    const int64_t spaces = std::clamp<int64_t>(to_integer(indent_by, "tojson"), 0, 64);
+    style.indent = std::string(static_cast<size_t>(spaces), ' ');
+  }
+  if (style.indent) style.item_separator = ",";
+  if (separators.is_list() && separators.list().items.size() == 2) {
+    style.item_separator = to_text(separators.list().items[0], "separators");
+    style.key_separator = to_text(separators.list().items[1], "separators");
+  }
+  return runtime.text(to_json(self, style));
+}
+
+Value default_value(Runtime&, const Value& self, const Arguments& arguments) {
+  const auto [fallback, boolean] = bind(arguments, {"default_value", "boolean"});
+  const bool missing = self.is_undefined() || (boolean.truthy() && !self.truthy());
+  if (!missing) return self;
+  return arguments.positional.empty() && arguments.named.empty() ? Value::of(std::string())
+                                                                 : fallback;
+}
+
+Value length_of(Runtime&, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  return Value::of(length(self));
+}
+
+Value to_list(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  return runtime.list(iterate(runtime, self));
+}
+
+template <bool kLast>
+Value end_item(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  const std::vector<Value> items = iterate(runtime, self);
+  if (items.empty()) return Value::undefined("No item: the sequence was empty");
+  return kLast ? items.back() : items.front();
+}
+
+Value reverse(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  std::vector<Value> items = iterate(runtime, self);
+  std::ranges::reverse(items);
+  if (!self.is_string()) return runtime.list(std::move(items));
+  std::string out;
+  for (const Value& item : items) out += item.string();
+  return runtime.text(std::move(out));
+}
+
+Value items_of(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  if (self.is_undefined()) return runtime.list({});
+  if (!self.is_dict()) throw RenderError("Can only get item pairs from a mapping.");
+  std::vector<Value> out;
+  for (const auto& [key, value] : self.dict().items()) out.push_back(runtime.tuple({key, value}));
+  return runtime.list(std::move(out));
+}
+
+// a.b.0 as one lookup after the other; none of it for undefined.
+Value lookup_path(Runtime& runtime, Value value, const Value& path) {
+  if (path.is_undefined() || path.is_none()) return value;
+  if (!path.is_string()) return get_item(runtime, value, path);
+  for (const std::string& part : text::split(path.string(), ".", -1)) {
+    const bool is_index = !part.empty() && part.size() < 10 &&
+                          std::ranges::all_of(part, [](char c) { return c >= '0' && c <= '9'; });
+    value =
+        get_item(runtime, value, is_index ? Value::of(int64_t{std::stol(part)}) : Value::of(part));
+  }
+  return value;
+}
+
+Value folded(const Value& value, bool case_sensitive) {
+  if (case_sensitive || !value.is_string()) return value;
+  return Value::of(text::lower(value.string()));
+}
+
+void sort_by(Runtime& runtime, std::vector<std::pair<Value, Value>>& keyed, bool descending) {
+  // n log n comparisons, charged before they are made.
+  runtime.charge(keyed.size() * 20);
+  std::ranges::stable_sort(keyed, [&](const auto& a, const auto& b) {
+    return descending ? less(b.first, a.first) : less(a.first, b.first);
+  });
+}
+
+Value sort(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [descending, case_sensitive, attribute] =
+      bind(arguments, {"reverse", "case_sensitive", "attribute"});
+  std::vector<std::pair<Value, Value>> keyed;
+  for (Value& item : iterate(runtime, self)) {
+    keyed.emplace_back(folded(lookup_path(runtime, item, attribute), case_sensitive.truthy()),
+                       std::move(item));
+  }
+  sort_by(runtime, keyed, descending.truthy());
+  std::vector<Value> out;
+  for (auto& [key, item] : keyed) out.push_back(std::move(item));
+  return runtime.list(std::move(out));
+}
+
+Value dictsort(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [case_sensitive, by, descending] =
+      bind(arguments, {"case_sensitive", "by", "reverse"});
+  if (!self.is_dict()) throw RenderError("dictsort: expected a mapping");
+  const bool by_value = by.is_string() && by.string() == "value";
+  std::vector<std::pair<Value, Value>> keyed;
+  for (const auto& [key, value] : self.dict().items()) {
+    keyed.emplace_back(folded(by_value ? value : key, case_sensitive.truthy()),
+                       runtime.tuple({key, value}));
+  }
+  sort_by(runtime, keyed, descending.truthy());
+  std::vector<Value> out;
+  for (auto& [key, item] : keyed) out.push_back(std::move(item));
+  return runtime.list(std::move(out));
+}
+
+Value unique(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [case_sensitive, attribute] = bind(arguments, {"case_sensitive", "attribute"});
+  Dict& seen = runtime.new_dict();
+  std::vector<Value> out;
+  for (const Value& item : iterate(runtime, self)) {
+    const Value key = folded(lookup_path(runtime, item, attribute), case_sensitive.truthy());
+    runtime.charge(4 + (key.is_string() ? 0 : seen.items().size()));
+    if (seen.find(key)) continue;
+    seen.set(key, Value::none());
+    out.push_back(item);
+  }
+  return runtime.list(std::move(out));
+}
+
+template <bool kMax>
+Value extreme(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [case_sensitive, attribute] = bind(arguments, {"case_sensitive", "attribute"});
+  Value best = Value::undefined("No aggregated item, sequence was empty."), best_key;
+  bool first = true;
+  for (const Value& item : iterate(runtime, self)) {
+    Value key = folded(lookup_path(runtime, item, attribute), case_sensitive.truthy());
+    if (std::exchange(first, false) || (kMax ? less(best_key, key) : less(key, best_key))) {
+      best = item;
+      best_key = std::move(key);
+    }
+  }
+  return best;
+}
+
+Value sum(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [attribute, start] = bind(arguments, {"attribute", "start"});
+  Value total = start.is_undefined() ? Value::of(int64_t{0}) : start;
+  for (const Value& item : iterate(runtime, self)) {
+    total = binary(runtime, BinaryOp::kAdd, total, lookup_path(runtime, item, attribute));
+  }
+  return total;
+}
+
+Arguments without_first(const Arguments& arguments, size_t n) {
+  Arguments rest;
+  rest.named = arguments.named;
+  rest.positional.assign(arguments.positional.begin() + static_cast<ptrdiff_t>(n),
+                         arguments.positional.end());
+  return rest;
+}
+
+Value map(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  std::vector<Value> out;
+  if (arguments.positional.empty()) {
+    const auto [attribute, fallback] = bind(arguments, {"attribute", "default"});
+    if (attribute.is_undefined()) fail_arguments("needs a filter or an attribute");
+    for (const Value& item : iterate(runtime, self)) {
+      Value value = lookup_path(runtime, item, attribute);
+      out.push_back(value.is_undefined() && !fallback.is_undefined() ? fallback : value);
+    }
+    return runtime.list(std::move(out));
+  }
+  const std::string& name = to_text(arguments.positional[0], "map");
+  const Builtin* filter = find_filter(name);
+  if (!filter) throw RenderError("No filter named '" + name + "'");
+  const Arguments rest = without_first(arguments, 1);
+  for (const Value& item : iterate(runtime, self)) {
+    out.push_back(filter->function(runtime, item, rest));
+  }
+  return runtime.list(std::move(out));
+}
+
+template <bool kKeep, bool kByAttribute>
+Value select(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const size_t skip = kByAttribute ? 1 : 0;
+  const auto& given = arguments.positional;
+  if (given.size() < skip) fail_arguments("needs an attribute");
+  const Builtin* test = nullptr;
+  Arguments rest;
+  if (given.size() > skip) {
+    const std::string& name = to_text(given[skip], "select");
+    test = find_test(name);
+    if (!test) throw RenderError("No test named '" + name + "'");
+    rest = without_first(arguments, skip + 1);
+  }
+  std::vector<Value> out;
+  for (const Value& item : iterate(runtime, self)) {
+    const Value tested = kByAttribute ? lookup_path(runtime, item, given[0]) : item;
+    const bool passes = test ? test->function(runtime, tested, rest).boolean() : tested.truthy();
+    if (passes == kKeep) out.push_back(item);
+  }
+  return runtime.list(std::move(out));
+}
+
+Value attr(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [name] = bind(arguments, {"name"});
+  if (self.is_dict())
+    return Value::undefined("'dict' object has no attribute '" + name.str() + "'");
+  return get_attribute(runtime, self, to_text(name, "attr"));
+}
+
+Value groupby(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [attribute, fallback] = bind(arguments, {"attribute", "default"});
+  std::vector<std::pair<Value, Value>> keyed;
+  for (Value& item : iterate(runtime, self)) {
+    Value key = lookup_path(runtime, item, attribute);
+    if (key.is_undefined() && !fallback.is_undefined()) key = fallback;
+    keyed.emplace_back(std::move(key), std::move(item));
+  }
+  sort_by(runtime, keyed, false);
+  std::vector<Value> groups;
+  for (size_t i = 0; i < keyed.size();) {
+    const Value key = keyed[i].first;
+    std::vector<Value> members;
+    for (; i < keyed.size() && equal(keyed[i].first, key); ++i) members.push_back(keyed[i].second);
+    groups.push_back(runtime.tuple({key, runtime.list(std::move(members))}));
+  }
+  return runtime.list(std::move(groups));
+}
+
+Value batch(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [line_count, fill] = bind(arguments, {"linecount", "fill_with"});
+  const int64_t size = to_integer(line_count, "batch");
+  if (size < 1) throw RenderError("batch: expected a positive size");
+  std::vector<Value> batches, current;
+  for (const Value& item : iterate(runtime, self)) {
+    current.push_back(item);
+    if (static_cast<int64_t>(current.size()) < size) continue;
+    batches.push_back(runtime.list(std::exchange(current, {})));
+  }
+  if (!current.empty()) {
+    while (!fill.is_undefined() && !fill.is_none() && static_cast<int64_t>(current.size()) < size) {
+      runtime.charge(2);
+      current.push_back(fill);
+    }
+    batches.push_back(runtime.list(std::move(current)));
+  }
+  return runtime.list(std::move(batches));
+}
+
+Value to_int(Runtime&, const Value& self, const Arguments& arguments) {
+  const auto [fallback, base_value] = bind(arguments, {"default", "base"});
+  const int base =
+      base_value.is_undefined()
+          ? 10
+          : static_cast<int>(std::clamp<int64_t>(to_integer(base_value, "int"), 2, 36));
+  const Value otherwise = fallback.is_undefined() ? Value::of(int64_t{0}) : fallback;
+  const auto truncated = [&](double d) {
+    return std::isfinite(d) && std::abs(d) < 9.2e18 ? Value::of(static_cast<int64_t>(d))
+                                                    : otherwise;
+  };
+  if (self.is_integral()) return Value::of(self.integer());
+  if (self.is_float()) return truncated(self.number());
+  if (!self.is_string()) return otherwise;
+  std::string_view digits = text::strip(self.string());
+  if (digits.starts_with('+')) digits.remove_prefix(1);
+  int64_t value = 0;
+  const char* end = digits.data() + digits.size();
+  const auto whole = std::from_chars(digits.data(), end, value, base);
+  if (whole.ec == std::errc() && whole.ptr == end) return Value::of(value);
+  double real = 0;
+  const auto parsed = std::from_chars(digits.data(), end, real);
+  return parsed.ec == std::errc() && parsed.ptr == end ? truncated(real) : otherwise;
+}
+
+Value to_float(Runtime&, const Value& self, const Arguments& arguments) {
+  const auto [fallback] = bind(arguments, {"default"});
+  if (self.is_number()) return Value::of(self.number());
+  if (self.is_string()) {
+    std::string_view digits = text::strip(self.string());
+    if (digits.starts_with('+')) digits.remove_prefix(1);
+    double value = 0;
+    const char* end = digits.data() + digits.size();
+    const auto parsed = std::from_chars(digits.data(), end, value);
+    if (parsed.ec == std::errc() && parsed.ptr == end) return Value::of(value);
+  }
+  return fallback.is_undefined() ? Value::of(0.0) : fallback;
+}
+
+Value absolute(Runtime&, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  if (self.is_float()) return Value::of(std::fabs(self.number()));
+  const int64_t value = to_integer(self, "abs");
+  return value < 0 ? negate(self) : Value::of(value);
+}
+
+Value round(Runtime&, const Value& self, const Arguments& arguments) {
+  const auto [precision, method] = bind(arguments, {"precision", "method"});
+  if (!self.is_number()) throw RenderError("round: expected a number");
+  const int64_t digits = precision.is_undefined() ? 0 : to_integer(precision, "round");
+  const std::string how = method.is_undefined() ? "common" : to_text(method, "round");
+  if (digits < -18 || digits > 18) throw RenderError("round: precision out of range");
+  const double scale = std::pow(10.0, static_cast<double>(digits)), value = self.number();
+  if (how == "ceil") return Value::of(std::ceil(value * scale) / scale);
+  if (how == "floor") return Value::of(std::floor(value * scale) / scale);
+  if (how != "common") throw RenderError("method must be common, ceil or floor");
+  if (digits < 0) return Value::of(std::nearbyint(value * scale) / scale);
+  return Value::of(std::stod(text::fixed(value, static_cast<int>(digits))));
+}
+
+Value word_count(Runtime&, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  return Value::of(static_cast<int64_t>(text::split(self.str(), std::nullopt, -1).size()));
+}
+
+Value format(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  if (!arguments.named.empty()) fail_arguments("takes no named arguments");
+  return runtime.text(percent_format(runtime, self.str(), runtime.tuple(arguments.positional)));
+}
+
+constexpr Builtin kFilters[] = {
+    {"abs", absolute},
+    {"attr", attr},
+    {"batch", batch},
+    {"capitalize", mapped<text::capitalize>},
+    {"count", length_of},
+    {"d", default_value},
+    {"default", default_value},
+    {"dictsort", dictsort},
+    {"e", escape},
+    {"escape", escape},
+    {"first", end_item<false>},
+    {"float", to_float},
+    {"format", format},
+    {"groupby", groupby},
+    {"indent", indent},
+    {"int", to_int},
+    {"items", items_of},
+    {"join", join},
+    {"last", end_item<true>},
+    {"length", length_of},
+    {"list", to_list},
+    {"lower", mapped<text::lower>},
+    {"map", map},
+    {"max", extreme<true>},
+    {"min", extreme<false>},
+    {"reject", select<false, false>},
+    {"rejectattr", select<false, true>},
+    {"replace", replace},
+    {"reverse", reverse},
+    {"round", round},
+    {"safe", to_string},
+    {"select", select<true, false>},
+    {"selectattr", select<true, true>},
+    {"sort", sort},
+    {"string", to_string},
+    {"sum", sum},
+    {"title", mapped<text::title>},
+    {"tojson", tojson},
+    {"trim", trim},
+    {"unique", unique},
+    {"upper", mapped<text::upper>},
+    {"wordcount", word_count},
+};
+
+}  // namespace
+
+const Builtin* find_filter(std::string_view name) {
+  for (const Builtin& filter : kFilters) {
+    if (filter.name == name) return &filter;
+  }
+  return nullptr;
+}
+
+std::string percent_format(Runtime& runtime, std::string_view format, const Value& values) {
+  const bool many = values.is_list() && values.list().is_tuple;
+  size_t next = 0;
+  const auto take = [&]() -> Value {
+    if (many ? next >= values.list().items.size() : next > 0) {
+      throw RenderError("not enough arguments for format string");
+    }
+    return many ? values.list().items[next++] : (++next, values);
+  };
+  std::string out;
+  for (size_t i = 0; i < format.size(); ++i) {
+    if (format[i] != '%') {
+      out += format[i];
+      continue;
+    }
+    int digits = -1;
+    if (++i < format.size() && format[i] == '.') {
+      for (digits = 0, ++i; i < format.size() && format[i] >= '0' && format[i] <= '9'; ++i) {
+        digits = std::min(digits * 10 + (format[i] - '0'), 60);
+      }
+    }
+    const char conversion = i < format.size() ? format[i] : '\0';
+    if (conversion == '%') {
+      out += '%';
+    } else if (conversion == 's') {
+      take().append_str(out);
+    } else if (conversion == 'r') {
+      take().append_repr(out);
+    } else if (conversion == 'd' || conversion == 'i') {
+      const Value value = take();
+      out += value.is_float() ? text::fixed(std::trunc(value.number()), 0)
+                              : std::to_string(to_integer(value, "%d"));
+    } else if (conversion == 'f') {
+      const Value value = take();
+      if (!value.is_number()) throw RenderError("%f: expected a number");
+      if (std::abs(value.number()) > 1e300) throw RenderError("%f: the number is too large");
+      out += text::fixed(value.number(), digits < 0 ? 6 : digits);
+    } else {
+      throw RenderError("unsupported format character in \"" + std::string(format.substr(0, 80)) +
+                        "\"");
+    }
+    runtime.charge(1 + out.size() / 32);
+  }
+  if (many && next < values.list().items.size()) {
+    throw RenderError("not all arguments converted during string formatting");
+  }
+  return out;
+}
+
+}  // namespace headwater::jinja

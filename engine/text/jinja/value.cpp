@@ -1,0 +1,293 @@
+#include "engine/text/jinja/value.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "engine/text/jinja/operators.h"
+#include "engine/text/jinja/text.h"
+
+namespace headwater::jinja {
+
+void fail_nesting() {
+  throw RenderError("a value is nested deeper than " + std::to_string(kMaxNesting) + " levels");
+}
+
+std::optional<Value> Object::attribute(Runtime&, std::string_view) { return std::nullopt; }
+bool Object::set_attribute(std::string_view, const Value&) { return false; }
+Value Object::call(Runtime&, const Arguments&) {
+  throw RenderError("'" + std::string(type_name()) + "' object is not callable");
+}
+
+Value Value::undefined(std::string message) {
+  return Value(Undefined{std::make_shared<const std::string>(std::move(message))});
+}
+
+std::string Value::undefined_message() const {
+  const Str& message = std::get<Undefined>(state_).message;
+  return message ? *message : "a value is undefined";
+}
+
+std::string_view Value::type_name() const {
+  if (is_list()) return list().is_tuple ? "tuple" : "list";
+  if (is_object()) return object().type_name();
+  constexpr std::string_view kNames[] = {
+      "Undefined", "NoneType", "bool", "int", "float", "str", "list", "dict", "object"};
+  return kNames[state_.index()];
+}
+
+bool Value::truthy() const {
+  if (is_undefined() || is_none()) return false;
+  if (is_number()) return number() != 0;
+  if (is_string()) return !string().empty();
+  if (is_list()) return !list().items.empty();
+  if (is_dict()) return !dict().items().empty();
+  return true;
+}
+
+std::string Value::str() const {
+  std::string out;
+  append_str(out);
+  return out;
+}
+
+void Value::append_str(std::string& out) const {
+  if (is_string()) {
+    out += string();
+  } else {
+    append_repr(out);
+  }
+}
+
+void Value::append_repr(std::string& out, int depth) const {
+  if (depth > kMaxNesting) fail_nesting();
+  if (is_undefined()) return;
+  if (is_none()) {
+    out += "None";
+  } else if (is_bool()) {
+    out += boolean() ? "True" : "False";
+  } else if (is_integer()) {
+    out += std::to_string(integer());
+  } else if (is_float()) {
+    out += text::float_repr(number());
+  } else if (is_string()) {
+    text::append_quoted(out, string());
+  } else if (is_list()) {
+    const List& l = list();
+    out += l.is_tuple ? '(' : '[';
+    for (size_t i = 0; i < l.items.size(); ++i) {
+      if (i > 0) out += ", ";
+      l.items[i].append_repr(out, depth + 1);
+    }
+    if (l.is_tuple && l.items.size() == 1) out += ',';
+    out += l.is_tuple ? ')' : ']';
+  } else if (is_dict()) {
+    out += '{';
+    bool first = true;
+    for (const auto& [key, value] : dict().items()) {
+      if (!std::exchange(first, false)) out += ", ";
+      key.append_repr(out, depth + 1);
+      out += ": ";
+      value.append_repr(out, depth + 1);
+    }
+    out += '}';
+  } else {
+    out.append("<").append(object().type_name()).append(">");
+  }
+}
+
+bool Value::same(const Value& other) const {
+  if (state_.index() != other.state_.index()) return false;
+  if (is_list()) return &list() == &other.list();
+  if (is_dict()) return &dict() == &other.dict();
+  if (is_object()) return &object() == &other.object();
+  return equal(*this, other);
+}
+
+std::optional<size_t> Dict::index_of(const Value& key) const {
+  if (key.is_string()) {
+    const auto it = by_string_.find(key.string());
+    return it == by_string_.end() ? std::nullopt : std::optional(it->second);
+  }
+  if (by_string_.size() == items_.size()) return std::nullopt;
+  for (size_t i = 0; i < items_.size(); ++i) {
+    if (equal(items_[i].first, key)) return i;
+  }
+  return std::nullopt;
+}
+
+const Value* Dict::find(const Value& key) const {
+  const auto index = index_of(key);
+  return index ? &items_[*index].second : nullptr;
+}
+
+const Value* Dict::find(std::string_view key) const {
+  const auto it = by_string_.find(key);
+  return it == by_string_.end() ? nullptr : &items_[it->second].second;
+}
+
+void Dict::set(const Value& key, Value value) {
+  if (key.is_dict() || (key.is_list() && !key.list().is_tuple)) {
+    throw RenderError("unhashable type: '" + std::string(key.type_name()) + "'");
+  }
+  if (const auto index = index_of(key)) {
+    items_[*index].second = std::move(value);
+    return;
+  }
+  items_.emplace_back(key, std::move(value));
+  if (key.is_string()) by_string_.emplace(items_.back().first.string(), items_.size() - 1);
+}
+
+bool Dict::erase(const Value& key) {
+  const auto index = index_of(key);
+  if (!index) return false;
+  by_string_.clear();
+  items_.erase(items_.begin() + static_cast<ptrdiff_t>(*index));
+  for (size_t i = 0; i < items_.size(); ++i) {
+    if (items_[i].first.is_string()) by_string_.emplace(items_[i].first.string(), i);
+  }
+  return true;
+}
+
+void Runtime::fail_budget() const {
+  throw RenderError("the template went over its limit of steps and output");
+}
+
+Value Runtime::list(std::vector<Value> items) {
+  charge(2 + 2 * items.size());
+  return Value::of(&lists_.emplace_back(List{std::move(items), false}));
+}
+
+Value Runtime::tuple(std::vector<Value> items) {
+  charge(2 + 2 * items.size());
+  return Value::of(&lists_.emplace_back(List{std::move(items), true}));
+}
+
+Dict& Runtime::new_dict() {
+  charge(4);
+  return dicts_.emplace_back();
+}
+
+Value Runtime::from_json(const nlohmann::ordered_json& json, int depth) {
+  if (depth > kMaxNesting) fail_nesting();
+  charge(1);
+  switch (json.type()) {
+    case nlohmann::ordered_json::value_t::null:
+      return Value::none();
+    case nlohmann::ordered_json::value_t::boolean:
+      return Value::of(json.get<bool>());
+    case nlohmann::ordered_json::value_t::number_integer:
+      return Value::of(json.get<int64_t>());
+    case nlohmann::ordered_json::value_t::number_unsigned:
+      if (json.get<uint64_t>() > INT64_MAX) return Value::of(json.get<double>());
+      return Value::of(json.get<int64_t>());
+    case nlohmann::ordered_json::value_t::number_float:
+      return Value::of(json.get<double>());
+    case nlohmann::ordered_json::value_t::string:
+      return text(utf8::sanitize(json.get_ref<const std::string&>()));
+    case nlohmann::ordered_json::value_t::array: {
+      std::vector<Value> items;
+      items.reserve(json.size());
+      for (const auto& item : json) items.push_back(from_json(item, depth + 1));
+      return list(std::move(items));
+    }
+    case nlohmann::ordered_json::value_t::object: {
+      Dict& dict = new_dict();
+      charge(4 * json.size());
+      for (const auto& [key, item] : json.items()) {
+        dict.set(text(utf8::sanitize(key)), from_json(item, depth + 1));
+      }
+      return Value::of(&dict);
+    }
+    default:
+      throw RenderError("a template variable is of no JSON type");
+  }
+}
+
+namespace {
+
+class JsonWriter {
+ public:
+  explicit JsonWriter(const JsonStyle& style) : style_(style) {}
+
+  void write(const Value& value, int depth) {
+    if (depth > kMaxNesting) fail_nesting();
+    if (value.is_none()) {
+      out += "null";
+    } else if (value.is_bool()) {
+      out += value.boolean() ? "true" : "false";
+    } else if (value.is_integer()) {
+      out += std::to_string(value.integer());
+    } else if (value.is_float()) {
+      out += number(value.number());
+    } else if (value.is_string()) {
+      text::append_json_string(out, value.string(), style_.ensure_ascii);
+    } else if (value.is_list()) {
+      write_sequence(
+          '[', ']', value.list().items, depth, [&](const Value& item) { write(item, depth + 1); });
+    } else if (value.is_dict()) {
+      std::vector<Dict::Item> items = value.dict().items();
+      if (style_.sort_keys) {
+        std::ranges::stable_sort(
+            items, [](const auto& a, const auto& b) { return less(a.first, b.first); });
+      }
+      write_sequence('{', '}', items, depth, [&](const Dict::Item& item) {
+        text::append_json_string(out, key(item.first), style_.ensure_ascii);
+        out += style_.key_separator;
+        write(item.second, depth + 1);
+      });
+    } else {
+      throw RenderError("Object of type " + std::string(value.type_name()) +
+                        " is not JSON serializable");
+    }
+  }
+
+  std::string out;
+
+ private:
+  static std::string number(double d) {
+    if (std::isnan(d)) return "NaN";
+    if (std::isinf(d)) return d > 0 ? "Infinity" : "-Infinity";
+    return text::float_repr(d);
+  }
+
+  static std::string key(const Value& value) {
+    if (value.is_string()) return value.string();
+    if (value.is_none()) return "null";
+    if (value.is_bool()) return value.boolean() ? "true" : "false";
+    if (value.is_integer()) return std::to_string(value.integer());
+    if (value.is_float()) return number(value.number());
+    throw RenderError("keys must be str, int, float, bool or None, not " +
+                      std::string(value.type_name()));
+  }
+
+  template <typename Items, typename Write>
+  void write_sequence(char open, char close, const Items& items, int depth, const Write& item) {
+    out += open;
+    for (size_t i = 0; i < items.size(); ++i) {
+      if (i > 0) out += style_.item_separator;
+      new_line(depth + 1);
+      item(items[i]);
+    }
+    if (!items.empty()) new_line(depth);
+    out += close;
+  }
+
+  void new_line(int depth) {
+    if (!style_.indent) return;
+    out += '\n';
+    for (int i = 0; i < depth; ++i) out += *style_.indent;
+  }
+
+  const JsonStyle& style_;
+};
+
+}  // namespace
+
+std::string to_json(const Value& value, const JsonStyle& style) {
+  JsonWriter writer(style);
+  writer.write(value, 0);
+  return std::move(writer.out);
+}
+
+}  // namespace headwater::jinja
