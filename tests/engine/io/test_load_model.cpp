@@ -1,0 +1,608 @@
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <filesystem>
+#include <functional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "engine/io/gguf.h"
+#include "engine/io/json_object.h"
+#include "engine/model/arch/arch_table.h"
+#include "engine/model/hf_model.h"
+#include "engine/model/loaded_model.h"
+#include "engine/model/rope_scaling.h"
+#include "tests/support/gguf_writer.h"
+#include "tests/support/load_error.h"
+#include "tests/support/safetensors_writer.h"
+#include "tests/support/temp_file.h"
+#include "tests/support/test_data.h"
+#include "tests/support/tiny_model.h"
+
+namespace headwater {
+namespace {
+
+using Catch::Contains;
+using testing::GgufWriter;
+using testing::le_bytes;
+using testing::load_error;
+using testing::TempFolder;
+using testing::TinyModelOptions;
+
+std::vector<float> decode(const WeightView& view) {
+  const QuantTraits& traits = quant_traits(view.format);
+  std::vector<float> values(static_cast<size_t>(view.rows * view.cols));
+  traits.decode(view.data, view.rows * view.cols / traits.block_elements, values.data());
+  return values;
+}
+
+// ---- GGUF
+
+TEST_CASE("load_model: a tiny GGUF of every weight format", "[engine][unit]") {
+  for (const QuantTraits& traits : quant_formats()) {
+    INFO("format " << traits.name);
+    TinyModelOptions options;
+    options.format = traits.format;
+    options.attention_bias = true;
+    if (traits.block_elements == 256) {
+      options.hidden_dim = 256;
+      options.head_dim = 64;
+      options.ffn_dim = 256;
+    }
+    const auto model = testing::make_tiny_model(options);
+    const ModelSpec& spec = model->spec;
+    CHECK(model->name == "tiny");
+    CHECK(spec.architecture == "llama");
+    CHECK(spec.vocab_size == testing::kTinyVocabSize);
+    CHECK(spec.hidden_dim == options.hidden_dim);
+    CHECK(spec.max_positions == 4096);
+    CHECK(spec.rms_eps == 1e-5f);
+    CHECK_FALSE(spec.tied_embedding);
+    REQUIRE(spec.layers.size() == 2);
+    CHECK(spec.layers[1].heads.num_heads == 4);
+    CHECK(spec.layers[1].heads.num_kv_heads == 2);
+    CHECK(spec.layers[1].heads.head_dim == options.head_dim);
+    CHECK(spec.layers[1].ffn_dim == options.ffn_dim);
+    REQUIRE(spec.ropes.size() == 1);
+    CHECK(spec.ropes[0] == make_rope(RopePairing::kAdjacent, options.head_dim, 10000.0, {}));
+
+    REQUIRE(model->weights.layers.size() == 2);
+    const LayerWeights& layer = model->weights.layers[1];
+    CHECK(layer.q.format == traits.format);
+    CHECK(layer.q.rows == 4 * options.head_dim);
+    CHECK(layer.q.cols == options.hidden_dim);
+    CHECK(layer.k.rows == 2 * options.head_dim);
+    CHECK(layer.o.rows == options.hidden_dim);
+    CHECK(layer.down.cols == options.ffn_dim);
+    CHECK(layer.attn_norm.format == QuantFormat::kF32);
+    CHECK(layer.attn_norm.cols == options.hidden_dim);
+    CHECK(layer.q_bias.cols == 4 * options.head_dim);
+    CHECK(layer.o_bias.cols == options.hidden_dim);
+    CHECK(model->weights.output.data != model->weights.token_embedding.data);
+    for (const float value : decode(layer.attn_norm)) CHECK(std::fabs(value - 1) <= 0.2f);
+    const std::vector<float> q = decode(layer.q);
+    CHECK(std::any_of(q.begin(), q.end(), [](float value) { return value != 0; }));
+    CHECK_THAT(model->weight_format, Contains(std::string(traits.name)));
+    CHECK(model->vocabulary.tokens.size() == testing::kTinyVocabSize);
+    CHECK(model->vocabulary.merges.front() == "e e");
+    CHECK(model->vocabulary.kinds[testing::kTinyBos] == TokenKind::kControl);
+    CHECK(model->vocabulary.add_bos);
+    CHECK(model->eos_token_ids == std::vector<int32_t>{testing::kTinyEos, testing::kTinyImEnd});
+    CHECK_THAT(model->chat_template, Contains("add_generation_prompt"));
+  }
+}
+
+TEST_CASE("load_model: tied embedding, absent biases, RoPE divisors", "[engine][unit]") {
+  TinyModelOptions options;
+  options.tied_embedding = true;
+  options.rope_divisors = true;
+  const auto tied = testing::make_tiny_model(options);
+  options.tied_embedding = false;
+  options.rope_divisors = false;
+  const auto untied = testing::make_tiny_model(options);
+  CHECK(tied->spec.tied_embedding);
+  CHECK(tied->weights.output.data == tied->weights.token_embedding.data);
+  CHECK(tied->num_parameters == untied->num_parameters - 300 * 64);
+  CHECK(tied->weight_bytes == untied->weight_bytes - 300 * 64 * 4);
+  CHECK(tied->weights.layers[0].q_bias.data == nullptr);
+  for (size_t i = 0; i < 16; ++i) {
+    const double divisor = untied->spec.ropes[0].inv_freq[i] / tied->spec.ropes[0].inv_freq[i];
+    CHECK(divisor >= 1.4);
+    CHECK(divisor <= 2.6);
+  }
+}
+
+std::span<const std::byte> as_bytes(const std::string& text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+// What to change in a tiny model's file.
+struct Edit {
+  std::string drop_key;
+  std::function<void(GgufWriter&)> add;  // metadata and tensors
+  std::string drop_tensor;
+};
+
+std::string edited(const Edit& edit, const TinyModelOptions& options = {}) {
+  const std::string bytes = testing::tiny_gguf(options);
+  const GgufFile file = GgufFile::parse(as_bytes(bytes), "tiny");
+  GgufWriter out;
+  for (const auto& [key, value] : file.metadata()) {
+    if (key == edit.drop_key) continue;
+    const std::string_view data(reinterpret_cast<const char*>(value.bytes.data()),
+                                value.bytes.size());
+    if (value.is_array) {
+      out.add_raw(key,
+                  GgufType::kArray,
+                  le_bytes(static_cast<int32_t>(value.type)) +
+                      le_bytes<uint64_t>(static_cast<uint64_t>(value.count)) + std::string(data));
+    } else {
+      out.add_raw(key, value.type, data);
+    }
+  }
+  for (const GgufTensor& tensor : file.tensors()) {
+    if (tensor.name == edit.drop_tensor) continue;
+    out.add_tensor(tensor.name,
+                   std::span(tensor.ne).first(static_cast<size_t>(tensor.num_dims)),
+                   tensor.type->id,
+                   {reinterpret_cast<const char*>(tensor.data.data()), tensor.data.size()});
+  }
+  if (edit.add) edit.add(out);
+  return out.bytes();
+}
+
+std::string refusal(const std::string& bytes) {
+  const TempFolder folder;
+  const std::string path = folder.add("m.gguf", bytes);
+  return load_error([&] { load_model(path); });
+}
+
+TEST_CASE("load_model: an edited copy without edits loads", "[engine][unit]") {
+  CHECK(refusal(edited({})).empty());
+}
+
+TEST_CASE("load_model: every required key is named when missing", "[engine][unit]") {
+  for (const std::string key : {"general.architecture",
+                                "llama.block_count",
+                                "llama.context_length",
+                                "llama.embedding_length",
+                                "llama.feed_forward_length",
+                                "llama.attention.head_count",
+                                "llama.attention.layer_norm_rms_epsilon",
+                                "tokenizer.ggml.model",
+                                "tokenizer.ggml.merges"}) {
+    INFO(key);
+    CHECK_THAT(refusal(edited({key, {}, ""})), Contains("\"" + key + "\" is missing"));
+  }
+  for (const std::string key : {"llama.attention.key_length",
+                                "llama.rope.dimension_count",
+                                "llama.rope.freq_base",
+                                "general.name",
+                                "tokenizer.chat_template"}) {
+    INFO(key);
+    const std::string message = refusal(edited({key, {}, ""}));
+    // Without its key the head dimension is hidden / heads = 16, which is not this model's.
+    CHECK(message.empty() == (key != "llama.attention.key_length"));
+  }
+}
+
+struct Refused {
+  const char* what;
+  Edit edit;
+  const char* expected;
+};
+
+Edit replace_u32(const std::string& key, uint32_t value) {
+  return {key, [=](GgufWriter& file) { file.add_u32(key, value); }, ""};
+}
+
+Edit replace_string(const std::string& key, const std::string& value) {
+  return {key, [=](GgufWriter& file) { file.add_string(key, value); }, ""};
+}
+
+Edit replace_tensor(const std::string& name, std::vector<int64_t> ne, int32_t type, size_t bytes) {
+  return {"",
+          [=](GgufWriter& file) { file.add_tensor(name, ne, type, std::string(bytes, '\0')); },
+          name};
+}
+
+Edit rope_type(const std::string& type) { return replace_string("llama.rope.scaling.type", type); }
+
+TEST_CASE("load_model: what cannot be computed is refused by name", "[engine][unit]") {
+  const std::string down = "blk.1.ffn_down.weight";
+  const std::vector<Refused> cases = {
+      {"architecture",
+       replace_string("general.architecture", "bert"),
+       "\"bert\", which is not supported; expected one of: llama"},
+      {"adapter", replace_string("general.type", "adapter"), "\"general.type\" is \"adapter\""},
+      {"no layers", replace_u32("llama.block_count", 0), "\"llama.block_count\" is 0"},
+      {"2^31 layers",
+       replace_u32("llama.block_count", 1u << 31),
+       "\"llama.block_count\" is 2147483648"},
+      {"more layers than tensors",
+       replace_u32("llama.block_count", 3),
+       "needs 9 tensors that are missing: \"blk.2.attn_norm.weight\""},
+      {"fewer layers",
+       replace_u32("llama.block_count", 1),
+       "9 tensors have no place in architecture llama"},
+      {"no heads",
+       replace_u32("llama.attention.head_count", 0),
+       "\"llama.attention.head_count\" is 0"},
+      {"3 kv heads",
+       replace_u32("llama.attention.head_count_kv", 3),
+       "4 query heads cannot share 3 key/value heads"},
+      {"odd head",
+       replace_u32("llama.attention.key_length", 33),
+       "\"llama.attention.value_length\" is 32, expected 33"},
+      {"wide rotation",
+       replace_u32("llama.rope.dimension_count", 64),
+       "\"llama.rope.dimension_count\" is 64"},
+      {"odd rotation", replace_u32("llama.rope.dimension_count", 31), "expected an even number"},
+      {"experts", replace_u32("llama.expert_count", 8), "mixture of experts"},
+      {"window",
+       replace_u32("llama.attention.sliding_window", 128),
+       "sliding-window attention is not supported"},
+      {"hidden",
+       replace_u32("llama.embedding_length", 128),
+       "has shape [300, 64], expected [300, 128]"},
+      {"vocabulary",
+       replace_u32("llama.vocab_size", 299),
+       "\"token_embd.weight\" has shape [300, 64], expected [299, 64]"},
+      {"longrope",
+       rope_type("longrope"),
+       "type \"longrope\" is not supported; expected one of none, linear, yarn"},
+      {"base",
+       {"llama.rope.freq_base",
+        [](GgufWriter& file) { file.add_f32("llama.rope.freq_base", 0.5f); },
+        ""},
+       "RoPE base is 0.5"},
+      {"type of a key",
+       replace_string("llama.context_length", "long"),
+       "\"llama.context_length\" is of type string"},
+      {"Q5_0 tensor",
+       replace_tensor(down, {128, 64}, 6, 64 * 4 * 22),
+       "\"blk.1.ffn_down.weight\" is of type Q5_0, which is not supported; expected one of F32"},
+      {"missing tensor", {"", {}, down}, "missing: \"blk.1.ffn_down.weight\""},
+      {"shape",
+       replace_tensor(down, {64, 128}, 0, 64 * 128 * 4),
+       "\"blk.1.ffn_down.weight\" has shape [128, 64], expected [64, 128]"},
+      {"extra tensor",
+       replace_tensor("blk.0.attn_sinks.weight", {4}, 0, 16),
+       "no place in architecture llama, so the model would not be computed as trained: "
+       "\"blk.0.attn_sinks.weight\""},
+      {"divisors", replace_tensor("rope_freqs.weight", {8}, 0, 32), "expected 16 elements"},
+      {"zero divisors", replace_tensor("rope_freqs.weight", {16}, 0, 64), "not positive"},
+      {"tokenizer",
+       replace_string("tokenizer.ggml.model", "llama"),
+       "\"tokenizer.ggml.model\" is \"llama\""},
+      {"token types",
+       {"tokenizer.ggml.token_type",
+        [](GgufWriter& file) {
+          file.add_i32s("tokenizer.ggml.token_type", std::vector<int32_t>{1, 1});
+        },
+        ""},
+       "has 2 elements, expected 300"},
+      {"bos",
+       replace_u32("tokenizer.ggml.bos_token_id", 300),
+       "\"tokenizer.ggml.bos_token_id\" is 300"},
+  };
+  for (const Refused& refused : cases) {
+    INFO(refused.what);
+    const std::string message = refusal(edited(refused.edit));
+    CHECK_THAT(message, Contains(refused.expected));
+    CHECK_THAT(message, Contains("m.gguf: "));
+  }
+}
+
+TEST_CASE("load_model: RoPE scaling of GGUF keys", "[engine][unit]") {
+  const auto rope_of = [](const std::function<void(GgufWriter&)>& add) {
+    const TempFolder folder;
+    return load_model(folder.add("m.gguf", edited({"", add, ""})))->spec.ropes[0];
+  };
+  RopeScaling expected;
+  expected.rule = RopeRule::kLinear;
+  expected.factor = 4;
+  CHECK(rope_of([](GgufWriter& file) { file.add_f32("llama.rope.scaling.factor", 4); }) ==
+        make_rope(RopePairing::kAdjacent, 32, 10000, expected));
+  CHECK(rope_of([](GgufWriter& file) { file.add_f32("llama.rope.scale_linear", 4); }) ==
+        make_rope(RopePairing::kAdjacent, 32, 10000, expected));
+  expected.rule = RopeRule::kYarn;
+  expected.original_positions = 1024;
+  expected.magnitude = yarn_magnitude(4) * 0.5;
+  CHECK(rope_of([](GgufWriter& file) {
+          file.add_string("llama.rope.scaling.type", "yarn");
+          file.add_f32("llama.rope.scaling.factor", 4);
+          file.add_u32("llama.rope.scaling.original_context_length", 1024);
+          file.add_f32("llama.rope.scaling.attn_factor", 0.5f);
+        }) == make_rope(RopePairing::kAdjacent, 32, 10000, expected));
+  CHECK(rope_of([](GgufWriter& file) {
+          file.add_string("llama.rope.scaling.type", "none");
+          file.add_f32("llama.rope.scaling.factor", 4);
+        }) == make_rope(RopePairing::kAdjacent, 32, 10000, {}));
+}
+
+// Two files: the metadata and the first tensors, and the rest.
+std::pair<std::string, std::string> split_in_two(uint16_t second_no, int32_t num_tensors) {
+  const std::string bytes = testing::tiny_gguf();
+  const GgufFile file = GgufFile::parse(as_bytes(bytes), "tiny");
+  std::set<std::string_view> moved;
+  for (const GgufTensor& tensor : file.tensors()) {
+    if (tensor.name.starts_with("blk.1.")) moved.insert(tensor.name);
+  }
+  GgufWriter first;
+  GgufWriter second;
+  for (const auto& [key, value] : file.metadata()) {
+    const std::string data(reinterpret_cast<const char*>(value.bytes.data()), value.bytes.size());
+    const std::string array =
+        le_bytes(static_cast<int32_t>(value.type)) + le_bytes(static_cast<uint64_t>(value.count));
+    first.add_raw(
+        key, value.is_array ? GgufType::kArray : value.type, value.is_array ? array + data : data);
+  }
+  for (GgufWriter* part : {&first, &second}) {
+    part->add_raw("split.no", GgufType::kU16, le_bytes<uint16_t>(part == &first ? 0 : second_no));
+    part->add_raw("split.count", GgufType::kU16, le_bytes<uint16_t>(2));
+    part->add_raw("split.tensors.count", GgufType::kI32, le_bytes(num_tensors));
+  }
+  for (const GgufTensor& tensor : file.tensors()) {
+    GgufWriter& part = moved.contains(tensor.name) ? second : first;
+    part.add_tensor(tensor.name,
+                    std::span(tensor.ne).first(static_cast<size_t>(tensor.num_dims)),
+                    tensor.type->id,
+                    {reinterpret_cast<const char*>(tensor.data.data()), tensor.data.size()});
+  }
+  return {first.bytes(), second.bytes()};
+}
+
+TEST_CASE("load_model: a split GGUF", "[engine][unit]") {
+  constexpr int32_t kNumTensors = 3 + 2 * 9;
+  const TempFolder folder;
+  const auto [first, second] = split_in_two(1, kNumTensors);
+  const std::string path = folder.add("m-00001-of-00002.gguf", first);
+  CHECK_THAT(load_error([&] { load_model(path); }),
+             Contains("m-00002-of-00002.gguf: cannot be opened"));
+  const std::string second_path = folder.add("m-00002-of-00002.gguf", second);
+  const auto model = load_model(path);
+  const auto whole = testing::make_tiny_model();
+  CHECK(decode(model->weights.layers[1].down) == decode(whole->weights.layers[1].down));
+  CHECK(model->files.size() == 2);
+
+  folder.add("m-00002-of-00002.gguf", split_in_two(0, kNumTensors).second);
+  CHECK_THAT(load_error([&] { load_model(path); }),
+             Contains("says it is part 1, expected part 2 of 2"));
+  folder.add("m-00002-of-00002.gguf", second);
+  folder.add("m-00001-of-00002.gguf", split_in_two(1, 99).first);
+  CHECK_THAT(load_error([&] { load_model(path); }), Contains("hold 21 tensors, expected 99"));
+  const std::string renamed = folder.add("other.gguf", first);
+  CHECK_THAT(load_error([&] { load_model(renamed); }), Contains("give the first one"));
+}
+
+// ---- config.json
+
+constexpr const char* kConfig = R"({"model_type":"llama","hidden_act":"silu","vocab_size":300,
+  "hidden_size":64,"intermediate_size":128,"num_hidden_layers":2,"num_attention_heads":4,
+  "num_key_value_heads":2,"rms_norm_eps":1e-6,"max_position_embeddings":8192,"rope_theta":500000.0)";
+
+ArchReading read_config(const std::string& more) {
+  const JsonObject config = JsonObject::parse(kConfig + more + "}", "config.json");
+  return find_hf_arch("llama", "config.json").from_config(config);
+}
+
+TEST_CASE("llama: config.json with the defaults it may leave out", "[engine][unit]") {
+  const ArchReading reading = read_config("");
+  const ModelSpec& spec = reading.spec;
+  CHECK(spec.layers.size() == 2);
+  CHECK(spec.layers[0].heads.head_dim == 16);
+  CHECK(spec.rms_eps == 1e-6f);
+  CHECK_FALSE(spec.tied_embedding);
+  CHECK(reading.attention_bias == Presence::kAbsent);
+  CHECK(spec.ropes[0] == make_rope(RopePairing::kHalves, 16, 500000, {}));
+  CHECK(read_config(R"(,"attention_bias":true)").attention_bias == Presence::kRequired);
+  CHECK(read_config(R"(,"tie_word_embeddings":true)").spec.tied_embedding);
+  CHECK(read_config(R"(,"head_dim":32)").spec.layers[1].heads.head_dim == 32);
+}
+
+TEST_CASE("llama: every required key of config.json is named when missing", "[engine][unit]") {
+  for (const std::string key : {"hidden_act",
+                                "vocab_size",
+                                "hidden_size",
+                                "intermediate_size",
+                                "num_hidden_layers",
+                                "num_attention_heads",
+                                "rms_norm_eps",
+                                "max_position_embeddings"}) {
+    INFO(key);
+    std::string text = std::string(kConfig) + "}";
+    text.replace(text.find("\"" + key + "\""), key.size() + 2, "\"other\"");
+    const JsonObject config = JsonObject::parse(text, "config.json");
+    CHECK_THAT(load_error([&] { find_hf_arch("llama", "").from_config(config); }),
+               Contains("config.json: key \"" + key + "\" is missing"));
+  }
+}
+
+TEST_CASE("llama: RoPE scaling of config.json", "[engine][unit]") {
+  RopeScaling expected;
+  expected.rule = RopeRule::kLlama3;
+  expected.factor = 32;
+  expected.low_freq_factor = 1;
+  expected.high_freq_factor = 4;
+  expected.original_positions = 8192;
+  const std::string llama3 =
+      R"({"factor":32.0,"high_freq_factor":4.0,"low_freq_factor":1.0,"original_max_position_embeddings":8192,"rope_type":"llama3"})";
+  CHECK(read_config(R"(,"rope_scaling":)" + llama3).spec.ropes[0] ==
+        make_rope(RopePairing::kHalves, 16, 500000, expected));
+
+  expected = {};
+  expected.rule = RopeRule::kLinear;
+  expected.factor = 2;
+  CHECK(read_config(R"(,"rope_scaling":{"type":"linear","factor":2.0})").spec.ropes[0] ==
+        make_rope(RopePairing::kHalves, 16, 500000, expected));
+  CHECK(read_config(R"(,"rope_parameters":{"rope_type":"linear","factor":2.0,"rope_theta":1000.0})")
+            .spec.ropes[0] == make_rope(RopePairing::kHalves, 16, 1000, expected));
+
+  expected.rule = RopeRule::kYarn;
+  expected.factor = 4;
+  expected.original_positions = 2048;
+  expected.magnitude = yarn_magnitude(4);
+  const std::string yarn =
+      R"(,"rope_scaling":{"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":2048)";
+  CHECK(read_config(yarn + "}").spec.ropes[0] ==
+        make_rope(RopePairing::kHalves, 16, 500000, expected));
+  CHECK(read_config(yarn + R"(,"attention_factor":0.75})").spec.ropes[0].magnitude == 0.75f);
+  CHECK(read_config(yarn + R"(,"mscale":1.0,"mscale_all_dim":1.0})").spec.ropes[0].magnitude ==
+        1.0f);
+
+  CHECK(read_config(R"(,"rope_scaling":null)").spec.ropes[0] ==
+        make_rope(RopePairing::kHalves, 16, 500000, {}));
+}
+
+TEST_CASE("llama: what config.json cannot ask for", "[engine][unit]") {
+  const std::vector<std::pair<std::string, const char*>> cases = {
+      {R"("rope_scaling":{"type":"dynamic","factor":2.0})",
+       "type \"dynamic\" is not supported; expected one of default, linear, llama3, yarn"},
+      {R"("rope_scaling":{"type":"longrope","factor":2.0})", "type \"longrope\" is not supported"},
+      {R"("rope_scaling":{"type":"linear"})", "rope_scaling: key \"factor\" is missing"},
+      {R"("rope_scaling":{"type":"linear","factor":0})", "RoPE scaling factor is 0"},
+      {R"("rope_scaling":{"rope_type":"llama3","factor":2.0,"low_freq_factor":4,"high_freq_factor":4,"original_max_position_embeddings":8192})",
+       "low_freq_factor < high_freq_factor"},
+      {R"("rope_scaling":7)", "key \"rope_scaling\" is 7, expected an object"},
+      {R"("mlp_bias":true)", "\"mlp_bias\" is true"},
+      {R"("partial_rotary_factor":0.5)", "\"partial_rotary_factor\" is not 1"},
+      {R"("quantization_config":{"quant_method":"awq"})",
+       "quantization method \"awq\" is not supported"},
+      {R"("head_dim":15)", "head dimension is 15, expected an even number"},
+      {R"("head_dim":"x")", "key \"head_dim\" is \"x\", expected an integer from 2 to 1024"},
+      {R"("attention_bias":1)", "key \"attention_bias\" is 1, expected true or false"},
+  };
+  for (const auto& [more, expected] : cases) {
+    INFO(more);
+    CHECK_THAT(load_error([&, &more = more] { read_config("," + more); }), Contains(expected));
+  }
+  CHECK_THAT(load_error([] { find_hf_arch("gpt2", "config.json"); }),
+             Contains("\"gpt2\", which is not supported; expected one of: llama"));
+}
+
+TEST_CASE("hf_model: what a folder has to hold", "[engine][unit]") {
+  const TempFolder folder;
+  const std::string path = folder.path().string();
+  const auto refused = [&] { return load_error([&] { load_model(path); }); };
+  CHECK_THAT(refused(), Contains("has no config.json"));
+  folder.add("config.json", std::string(kConfig) + "}");
+  CHECK_THAT(refused(), Contains("has no weights"));
+  testing::SafetensorsWriter part;
+  part.add_tensor("a", "F32", {1}, "1234");
+  folder.add("model.safetensors", part.bytes());
+  CHECK_THAT(refused(), Contains("\"model.embed_tokens.weight\""));
+}
+
+TEST_CASE("hf_model: shards by their index", "[engine][unit]") {
+  const TempFolder folder;
+  testing::SafetensorsWriter first;
+  first.add_tensor("a", "F32", {1}, "1234");
+  testing::SafetensorsWriter second;
+  second.add_tensor("b", "BF16", {2}, "5678");
+  folder.add("m-1.safetensors", first.bytes());
+  folder.add("m-2.safetensors", second.bytes());
+  folder.add("model.safetensors.index.json",
+             R"({"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors"}})");
+  std::vector<MappedFile> files;
+  const TensorSet tensors = open_hf_tensors(folder.path().string(), files);
+  CHECK(files.size() == 2);
+  REQUIRE(tensors.find("b") != nullptr);
+  CHECK(tensors.find("b")->format == QuantFormat::kBF16);
+
+  const auto refused = [&] {
+    return load_error([&] { open_hf_tensors(folder.path().string(), files); });
+  };
+  folder.add("model.safetensors.index.json",
+             R"({"weight_map":{"a":"m-2.safetensors","b":"m-2.safetensors"}})");
+  CHECK_THAT(refused(), Contains("tensor \"a\" is not in file \"m-2.safetensors\""));
+  folder.add("model.safetensors.index.json",
+             R"({"weight_map":{"a":"m-1.safetensors","b":"m-3.safetensors"}})");
+  CHECK_THAT(refused(), Contains("m-3.safetensors: cannot be opened"));
+  folder.add("m-2.safetensors", first.bytes());
+  folder.add("model.safetensors.index.json",
+             R"({"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors"}})");
+  CHECK_THAT(refused(), Contains("tensor \"a\" is also in"));
+}
+
+// ---- real files
+
+TEST_CASE("load_model: the same model as GGUF and as HF folder", "[engine][unit]") {
+  const auto gguf_path = testing::shared_path("models/needle-24m/needle-f16.gguf");
+  const auto folder = testing::shared_path("models/needle-24m/hf");
+  if (!gguf_path || !folder) {
+    WARN("skipped: no needle-24m on this machine");
+    return;
+  }
+  const auto gguf = load_model(*gguf_path);
+  const auto hf = load_model(*folder);
+  ModelSpec spec = hf->spec;
+  CHECK(spec.ropes[0].pairing == RopePairing::kHalves);
+  spec.ropes[0].pairing = RopePairing::kAdjacent;
+  CHECK(spec.architecture == gguf->spec.architecture);
+  CHECK(spec.vocab_size == gguf->spec.vocab_size);
+  CHECK(spec.hidden_dim == gguf->spec.hidden_dim);
+  CHECK(spec.max_positions == gguf->spec.max_positions);
+  CHECK(spec.rms_eps == gguf->spec.rms_eps);
+  CHECK(spec.tied_embedding == gguf->spec.tied_embedding);
+  CHECK(spec.ropes == gguf->spec.ropes);
+  REQUIRE(spec.layers.size() == gguf->spec.layers.size());
+  CHECK(spec.layers[3].ffn_dim == gguf->spec.layers[3].ffn_dim);
+  CHECK(spec.layers[3].heads.num_kv_heads == gguf->spec.layers[3].heads.num_kv_heads);
+  CHECK(hf->num_parameters == gguf->num_parameters);
+  CHECK(hf->eos_token_ids == gguf->eos_token_ids);
+  CHECK(hf->chat_template == gguf->chat_template);
+  CHECK(hf->vocabulary.tokens == gguf->vocabulary.tokens);
+  CHECK(hf->vocabulary.bos == gguf->vocabulary.bos);
+  CHECK(hf->vocabulary.add_bos == gguf->vocabulary.add_bos);
+  CHECK(decode(hf->weights.output_norm) == decode(gguf->weights.output_norm));
+
+  // Rows of q and k: GGUF has the two halves of a head interleaved.
+  const auto row = [](const std::vector<float>& matrix, const WeightView& view, int64_t i) {
+    return std::vector<float>(matrix.begin() + i * view.cols, matrix.begin() + (i + 1) * view.cols);
+  };
+  const WeightView& hf_k = hf->weights.layers[2].k;
+  const WeightView& gguf_k = gguf->weights.layers[2].k;
+  const std::vector<float> hf_values = decode(hf_k);
+  const std::vector<float> gguf_values = decode(gguf_k);
+  const int64_t head_dim = spec.layers[2].heads.head_dim;
+  for (int64_t i = 0; i < hf_k.rows; ++i) {
+    const int64_t head = i / head_dim * head_dim;
+    const int64_t half = i % head_dim / (head_dim / 2);
+    const int64_t interleaved = head + 2 * (i % (head_dim / 2)) + half;
+    const auto expected = row(hf_values, hf_k, i);
+    const auto got = row(gguf_values, gguf_k, interleaved);
+    double worst = 0;
+    for (size_t c = 0; c < got.size(); ++c)
+      worst = std::max(worst, std::fabs(double{got[c]} - expected[c]));
+    INFO("row " << i);
+    CHECK(worst <= 1e-6);  // BF16 to F16 keeps all but the smallest values
+  }
+}
+
+TEST_CASE("load_model: SmolLM2", "[engine][unit]") {
+  const auto path = testing::smollm2_path();
+  if (!path) {
+    WARN("skipped: no SmolLM2 on this machine");
+    return;
+  }
+  const auto model = load_model(*path);
+  CHECK(model->spec.layers.size() == 30);
+  CHECK(model->spec.layers[0].heads.num_heads == 9);
+  CHECK(model->spec.layers[0].heads.num_kv_heads == 3);
+  CHECK(model->spec.layers[0].heads.head_dim == 64);
+  CHECK(model->spec.max_positions == 8192);
+  CHECK(model->spec.tied_embedding);
+  CHECK(model->weight_format == "Q4_1 + Q8_0");
+  CHECK(model->num_parameters == 134515008);
+  CHECK(model->vocabulary.pre == "smollm");
+  CHECK(model->vocabulary.tokens.size() == 49152);
+  CHECK(model->eos_token_ids == std::vector<int32_t>{2});
+}
+
+}  // namespace
+}  // namespace headwater
