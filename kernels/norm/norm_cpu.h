@@ -1,0 +1,19 @@
+// Row-wise element operations of CpuOps. Each row in one fixed order: its bits are its own.
+#pragma once
+
+#include "kernels/base/tensor.h"
+#include "kernels/base/thread_pool.h"
+
+namespace headwater::cpu {
+
+// out = x / sqrt(mean(x^2) + eps) * weight; out may be x.
+void rms_norm(Matrix x, const float* weight, float eps, Matrix out, ThreadPool& pool);
+// out = silu(gate) * up; gate_up: [m, 2 * out.cols], gate first.
+void silu_mul(Matrix gate_up, Matrix out, ThreadPool& pool);
+// x[r, :] += bias
+void add_bias(Matrix x, const float* bias, ThreadPool& pool);
+
+// What the dispatch chose: "AVX-512 VNNI".
+const char* instruction_set();
+
+}  // namespace headwater::cpu
