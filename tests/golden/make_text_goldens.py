@@ -8,6 +8,7 @@ for a check against a folder that is at hand, too large to keep.
 """
 
 import argparse
+import copy
 import datetime
 import json
 import pathlib
@@ -179,7 +180,7 @@ def environment():
 def render(source, variables):
     """The text, or null where the template or one of its values is refused."""
     try:
-        return environment().from_string(source).render(**json.loads(json.dumps(variables)))
+        return environment().from_string(source).render(**copy.deepcopy(variables))
     except Exception:
         return None
 

@@ -154,15 +154,24 @@ Value items_of(Runtime& runtime, const Value& self, const Arguments& arguments) 
   return runtime.list(std::move(out));
 }
 
-// a.b.0 as one lookup after the other; none of it for undefined.
-Value lookup_path(Runtime& runtime, Value value, const Value& path) {
+// a.b.0 as one lookup after the other, with the fallback for each that finds nothing.
+Value lookup_path(Runtime& runtime,
+                  Value value,
+                  const Value& path,
+                  const Value& fallback = Value()) {
   if (path.is_undefined() || path.is_none()) return value;
-  if (!path.is_string()) return get_item(runtime, value, path);
+  const auto step = [&](const Value& key) {
+    value = get_item(runtime, value, key);
+    if (value.is_undefined() && !fallback.is_undefined()) value = fallback;
+  };
+  if (!path.is_string()) {
+    step(path);
+    return value;
+  }
   for (const std::string& part : text::split(path.string(), ".", -1)) {
     const bool is_index = !part.empty() && part.size() < 10 &&
                           std::ranges::all_of(part, [](char c) { return c >= '0' && c <= '9'; });
-    value =
-        get_item(runtime, value, is_index ? Value::of(int64_t{std::stol(part)}) : Value::of(part));
+    step(is_index ? Value::of(int64_t{std::stol(part)}) : Value::of(part));
   }
   return value;
 }
@@ -262,8 +271,7 @@ Value map(Runtime& runtime, const Value& self, const Arguments& arguments) {
     const auto [attribute, fallback] = bind(arguments, {"attribute", "default"});
     if (attribute.is_undefined()) fail_arguments("needs a filter or an attribute");
     for (const Value& item : iterate(runtime, self)) {
-      Value value = lookup_path(runtime, item, attribute);
-      out.push_back(value.is_undefined() && !fallback.is_undefined() ? fallback : value);
+      out.push_back(lookup_path(runtime, item, attribute, fallback));
     }
     return runtime.list(std::move(out));
   }
@@ -310,8 +318,7 @@ Value groupby(Runtime& runtime, const Value& self, const Arguments& arguments) {
   const auto [attribute, fallback] = bind(arguments, {"attribute", "default"});
   std::vector<std::pair<Value, Value>> keyed;
   for (Value& item : iterate(runtime, self)) {
-    Value key = lookup_path(runtime, item, attribute);
-    if (key.is_undefined() && !fallback.is_undefined()) key = fallback;
+    Value key = lookup_path(runtime, item, attribute, fallback);
     keyed.emplace_back(std::move(key), std::move(item));
   }
   sort_by(runtime, keyed, false);

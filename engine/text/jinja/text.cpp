@@ -204,7 +204,7 @@ std::vector<std::string> split(std::string_view s,
       end += utf8::next(s, end).length;
     }
     if (max == 0) {
-      out.emplace_back(strip(s, Side::kRight));
+      out.emplace_back(s);
       break;
     }
     out.emplace_back(s.substr(0, end));
@@ -233,7 +233,7 @@ std::vector<std::string> rsplit(std::string_view s,
         begin = last;
       }
       if (max == 0) {
-        out.emplace_back(strip(s, Side::kLeft));
+        out.emplace_back(s);
         break;
       }
       out.emplace_back(s.substr(begin));

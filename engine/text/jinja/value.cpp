@@ -61,8 +61,9 @@ void Value::append_str(std::string& out) const {
 
 void Value::append_repr(std::string& out, int depth) const {
   if (depth > kMaxNesting) fail_nesting();
-  if (is_undefined()) return;
-  if (is_none()) {
+  if (is_undefined()) {
+    if (depth > 0) out += "Undefined";
+  } else if (is_none()) {
     out += "None";
   } else if (is_bool()) {
     out += boolean() ? "True" : "False";
