@@ -126,8 +126,8 @@ void Session::read() {
   if (read_pending_ || end_of_input_ || state_ == State::kClosed) return;
   if (state_ == State::kHandling && input_.size() >= kMaxPipelinedBytes) return;
   read_pending_ = true;
-  const size_t room = header_seen_ ? kBodyReadBytes : kIdleReadBytes;
-  socket_.async_read_some(input_.prepare(room),
+  chunk_.resize(header_seen_ ? kBodyReadBytes : kIdleReadBytes);
+  socket_.async_read_some(asio::buffer(chunk_),
                           [self = shared_from_this()](const ErrorCode& error, size_t num_bytes) {
                             self->on_read(error, num_bytes);
                           });
@@ -137,8 +137,9 @@ void Session::on_read(const ErrorCode& error, size_t num_bytes) {
   read_pending_ = false;
   if (state_ == State::kClosed) return;
   if (error) return on_end_of_input();
-  input_.commit(num_bytes);
-  if (state_ == State::kLingering) input_.consume(input_.size());
+  if (state_ != State::kLingering) {
+    input_.commit(asio::buffer_copy(input_.prepare(num_bytes), asio::buffer(chunk_, num_bytes)));
+  }
   if (state_ == State::kReading) parse();
   read();
 }

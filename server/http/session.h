@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "server/http/exchange.h"
 #include "server/http/routes.h"
@@ -96,7 +97,8 @@ class Session final : public Exchange, public std::enable_shared_from_this<Sessi
   State state_ = State::kReading;
 
   // input
-  boost::beast::flat_buffer input_;
+  std::vector<char> chunk_;          // what the pending read fills
+  boost::beast::flat_buffer input_;  // received and not parsed
   std::optional<Parser> parser_;
   bool header_seen_ = false;
   bool read_pending_ = false;

@@ -105,7 +105,7 @@ class Client final {
         response.body += chunk.substr(0, size);
       }
     }
-    response.body = receive_exactly(std::stoul(response.headers["content-length"]));
+    response.body = receive_exactly(std::stoul("0" + response.headers["content-length"]));
     return response;
   }
 

@@ -397,8 +397,12 @@ TEST_CASE("user text never becomes a control token", "[server][unit]") {
 
 TEST_CASE("metrics name what dashboards read", "[server][unit]") {
   HttpFixture server;
-  server.ask_chat("");
-  const std::string text = server.ask(get("/metrics")).body;
+  Client client = server.connect();
+  client.send(post("/v1/chat/completions", R"({"messages":[{"role":"user","content":"Hi"}]})"));
+  CHECK(client.receive_response().status == 200);
+  CHECK(server.engine.wait_idle(std::chrono::seconds(5)));
+  client.send(get("/metrics"));
+  const std::string text = client.receive_response().body;
   for (const char* line :
        {"vllm:num_requests_running{model_name=\"fake\",engine=\"0\"} 0\n",
         "vllm:time_to_first_token_seconds_bucket{model_name=\"fake\",engine=\"0\",le=\"0.001\"} "
