@@ -1,0 +1,108 @@
+#include "tests/support/engine_harness.h"
+
+#include <algorithm>
+
+#include "engine/log.h"
+
+namespace headwater::testing {
+namespace {
+
+class CollectingSink final : public TokenSink {
+ public:
+  CollectingSink(std::shared_ptr<Collected> collected, std::function<bool()> listens)
+      : collected_(std::move(collected)), listens_(std::move(listens)) {}
+
+  bool on_event(TokenEvent event) override {
+    Collected::Choice& choice = collected_->choices.at(static_cast<size_t>(event.choice));
+    choice.tokens.insert(choice.tokens.end(), event.tokens.begin(), event.tokens.end());
+    std::ranges::move(event.logprobs, std::back_inserter(choice.logprobs));
+    std::ranges::move(event.prompt_logprobs, std::back_inserter(collected_->prompt_logprobs));
+    if (event.finish != FinishReason::kNone) {
+      ++choice.terminal_events;
+      choice.finish = event.finish;
+      choice.stop_token = event.stop_token;
+      choice.error = event.error;
+      choice.usage = event.usage;
+    }
+    return !listens_ || listens_();
+  }
+
+ private:
+  std::shared_ptr<Collected> collected_;
+  std::function<bool()> listens_;
+};
+
+constexpr int32_t kPromptLogitRows = 32;
+
+}  // namespace
+
+bool Collected::done() const {
+  return std::ranges::all_of(choices, [](const Choice& c) { return c.terminal_events > 0; });
+}
+
+EngineHarness::EngineHarness(const LoadedModel& files, const HarnessOptions& options)
+    : pool_(options.threads),
+      ops_(options.device == "cpu" ? make_cpu_ops(pool_) : make_ref_ops(pool_)) {
+  log::set_level("warn");
+  const ModelSpec& spec = files.spec;
+  const HeadShape& heads = spec.layers[0].heads;
+  const auto num_heads = spec.layers.size() * static_cast<size_t>(heads.num_kv_heads);
+  const PageShape page{ops_->default_kv_format(), heads.head_dim, options.page_tokens, 0};
+  const std::vector<kv::RetentionRule> rules =
+      options.rules.empty() ? std::vector<kv::RetentionRule>(num_heads) : options.rules;
+
+  const Model::Limits limits{std::max(options.max_num_batched_tokens, options.max_num_seqs),
+                             options.max_num_seqs + kPromptLogitRows};
+  model_ = std::make_unique<Model>(files, *ops_, limits);
+  EngineCore::Options core;
+  core.limits = {
+      options.max_num_seqs, limits.max_rows, limits.max_logit_rows, options.max_itl_stretch};
+  core.kv = {.arena_bytes = options.kv_pages * page.page_bytes(),
+             .superblock_bytes = 4 * page.page_bytes(),
+             .max_sequences = options.max_num_seqs,
+             .max_tokens = options.max_model_len,
+             .prefix_caching = options.prefix_caching};
+  core.max_model_len = options.max_model_len;
+  core.eos_token_ids = files.eos_token_ids;
+  core.dense = std::ranges::all_of(rules, &kv::RetentionRule::keeps_all);
+  core.faithful = options.faithful;
+  core.seed = 1;
+  core.check_invariants = options.check_invariants;
+  core_ = std::make_unique<EngineCore>(
+      *model_,
+      *ops_,
+      pool_,
+      kv::KvGeometry(static_cast<int32_t>(spec.layers.size()), heads.num_kv_heads, rules, page),
+      core);
+}
+
+std::shared_ptr<Collected> EngineHarness::add(Request request, std::function<bool()> listens) {
+  auto collected = std::make_shared<Collected>();
+  collected->choices.resize(static_cast<size_t>(request.n));
+  request.id = request.id != 0 ? request.id : next_id_++;
+  request.sink = std::make_shared<CollectingSink>(collected, std::move(listens));
+  core_->add(std::move(request));
+  return collected;
+}
+
+void EngineHarness::run() {
+  while (core_->step()) {
+  }
+}
+
+Collected EngineHarness::generate(Request request) {
+  const std::shared_ptr<Collected> collected = add(std::move(request));
+  run();
+  return *collected;
+}
+
+Request make_request(std::vector<int32_t> prompt, int32_t max_tokens) {
+  Request request;
+  request.prompt = std::move(prompt);
+  request.sampling.temperature = 0;
+  request.sampling.max_tokens = max_tokens;
+  request.sampling.ignore_eos = true;
+  return request;
+}
+
+}  // namespace headwater::testing
