@@ -1,4 +1,5 @@
-// HW_CHECK(cond, "what {}", values...): a broken invariant aborts, in release too, with file and line.
+// HW_CHECK(cond, "what {}", values...): a broken invariant aborts, in release too, with file and
+// line.
 #pragma once
 
 #include <cstdio>
@@ -16,7 +17,10 @@ void append_values(std::ostringstream& out, const T& value, const Rest&... rest)
 }
 
 template <typename... Values>
-[[noreturn]] void check_failed(const char* file, int line, const char* cond, const Values&... values) {
+[[noreturn]] void check_failed(const char* file,
+                               int line,
+                               const char* cond,
+                               const Values&... values) {
   std::ostringstream out;
   out << file << ':' << line << ": invariant broken: " << cond << ':';
   append_values(out, values...);
@@ -26,8 +30,8 @@ template <typename... Values>
 
 }  // namespace headwater::detail
 
-#define HW_CHECK(cond, ...)                                                                \
-  do {                                                                                     \
-    if (!(cond)) [[unlikely]]                                                              \
+#define HW_CHECK(cond, ...)                                                                    \
+  do {                                                                                         \
+    if (!(cond)) [[unlikely]]                                                                  \
       ::headwater::detail::check_failed(__FILE__, __LINE__, #cond __VA_OPT__(, ) __VA_ARGS__); \
   } while (false)

@@ -43,8 +43,8 @@ using Df = hn::CappedTag<float, 16>;
 using Di = hn::RebindToSigned<Df>;
 using Vf = hn::Vec<Df>;
 using Vi = hn::Vec<Di>;
-constexpr int kLanes = HWY_MAX_BYTES / 4;  // floats of one register
-constexpr int kRegs = 16 / kLanes;         // registers of sixteen floats
+constexpr int kLanes = hn::MaxLanes(Df());  // floats of one register
+constexpr int kRegs = 16 / kLanes;          // registers of sixteen floats
 constexpr Df kDf{};
 constexpr Di kDi{};
 

@@ -5,3 +5,5 @@
 #define HWY_WANT_AVX3_DL
 #define HWY_DISABLED_TARGETS \
   (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
+
+#include <hwy/targets.h>

@@ -1,7 +1,7 @@
 // Errors, three tiers (kernels/README.md):
 //   broken invariant            -> HW_CHECK (check.h), aborts
-//   start-up and device failure -> the exceptions below, caught in main or at the engine loop's edge
-//   anything a client can cause -> Status / Result<T> values
+//   start-up and device failure -> the exceptions below, caught in main or at the engine loop's
+//   edge anything a client can cause -> Status / Result<T> values
 // Thread-safe values; no ambient state.
 #pragma once
 
@@ -50,8 +50,8 @@ inline Status invalid_argument(std::string message, std::string param = "") {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::move(value)) {}                // NOLINT: implicit by design
-  Result(Status status) : state_(std::move(status)) {}         // NOLINT: implicit by design
+  Result(T value) : state_(std::move(value)) {}         // NOLINT: implicit by design
+  Result(Status status) : state_(std::move(status)) {}  // NOLINT: implicit by design
   bool ok() const { return std::holds_alternative<T>(state_); }
   const Status& status() const { return std::get<Status>(state_); }
   T& value() & { return std::get<T>(state_); }

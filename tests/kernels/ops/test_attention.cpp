@@ -1,0 +1,283 @@
+// CpuOps against RefOps: paged attention over shuffled, NaN-filled pages, and the bits of each row.
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+#include "kernels/ops.h"
+#include "tests/kernels/compare.h"
+#include "tests/support/random.h"
+
+namespace headwater {
+namespace {
+
+using testing::difference;
+using testing::Random;
+
+struct Case {
+  HeadShape heads;
+  DType format = DType::kF32;
+  int32_t page_tokens = 16;
+  int32_t sinks = 0;
+  int32_t window = 0;  // 0: everything
+  float softcap = 0;
+  bool selects = false;
+  bool virtual_tokens = false;
+};
+
+// Sequences fed position by position, in chunks, through rope_append_kv and attention of an Ops.
+class Feeder {
+ public:
+  Feeder(Ops& ops, const Case& c, std::vector<int32_t> lengths, uint64_t page_seed)
+      : ops_(ops), case_(c), lengths_(std::move(lengths)) {
+    shape_ = {c.format, c.heads.head_dim, c.page_tokens, 0};
+    group_ = {shape_, c.heads.num_kv_heads, c.sinks};
+    for (int32_t h = 0; h < c.heads.num_kv_heads; ++h) slots_.push_back({0, h});
+    int64_t pages = 0;
+    for (const int32_t length : lengths_) {
+      table_begin_.push_back(pages);
+      pages += int64_t{pages_of(length)} * c.heads.num_kv_heads;
+    }
+    std::vector<int32_t> order(static_cast<size_t>(2 * pages));
+    std::iota(order.begin(), order.end(), 0);
+    Random random(page_seed);
+    for (size_t i = order.size(); i > 1; --i)
+      std::swap(order[i - 1], order[static_cast<size_t>(random.below(static_cast<int64_t>(i)))]);
+    const int64_t granules = shape_.page_bytes() / kPageGranuleBytes;
+    for (int64_t i = 0; i < pages; ++i)
+      table_.push_back(static_cast<int32_t>(order[static_cast<size_t>(i)] * granules));
+    arena_ = ops.allocate(2 * pages * shape_.page_bytes());
+    std::memset(arena_.data(), 0xFF, static_cast<size_t>(arena_.bytes()));  // NaN in every format
+    for (size_t s = 0; s < lengths_.size(); ++s) {
+      const int64_t n = lengths_[s];
+      q_.push_back(Random(100 + s).values(n * c.heads.num_heads * c.heads.head_dim, 1.5f));
+      k_.push_back(Random(200 + s).values(n * c.heads.num_kv_heads * c.heads.head_dim, 1.0f));
+      v_.push_back(Random(300 + s).values(n * c.heads.num_kv_heads * c.heads.head_dim, 1.0f));
+      out_.emplace_back(q_.back().size(), 0.0f);
+    }
+  }
+
+  // Sequence s takes part in a step with its next chunk rows, until all are through.
+  std::vector<std::vector<float>> feed(const std::vector<int32_t>& chunks) {
+    std::vector<int32_t> done(lengths_.size(), 0);
+    while (done != lengths_) {
+      std::vector<int32_t> counts;
+      for (size_t s = 0; s < lengths_.size(); ++s)
+        counts.push_back(std::min(chunks[s], lengths_[s] - done[s]));
+      step(done, counts);
+      for (size_t s = 0; s < lengths_.size(); ++s) done[s] += counts[s];
+    }
+    return out_;
+  }
+
+ private:
+  int32_t pages_of(int32_t length) const {
+    return (length + case_.page_tokens - 1) / case_.page_tokens;
+  }
+
+  int32_t window_start(int32_t position) const {
+    return case_.window == 0 ? 0 : std::max(0, position + 1 - case_.window);
+  }
+
+  // Pages that no row of the step sees are holes, and their bytes are NaN for good.
+  std::vector<int32_t> table_with_holes(const std::vector<int32_t>& done) {
+    std::vector<int32_t> table = table_;
+    if (case_.window == 0) return table;
+    for (size_t s = 0; s < lengths_.size(); ++s) {
+      for (int32_t page = 0; page < pages_of(lengths_[s]); ++page) {
+        if (page * case_.page_tokens < case_.sinks ||
+            (page + 1) * case_.page_tokens > window_start(done[s]))
+          continue;
+        for (int32_t h = 0; h < group_.num_heads; ++h) {
+          int32_t& id = table[static_cast<size_t>(table_begin_[s] + page * group_.num_heads + h)];
+          std::memset(arena_.data() + id * kPageGranuleBytes,
+                      0xFF,
+                      static_cast<size_t>(shape_.page_bytes()));
+          id = kNoPage;
+        }
+      }
+    }
+    return table;
+  }
+
+  void step(const std::vector<int32_t>& done, const std::vector<int32_t>& counts) {
+    const HeadShape& heads = case_.heads;
+    const int64_t q_cols = int64_t{heads.num_heads} * heads.head_dim;
+    const int64_t kv_cols = int64_t{heads.num_kv_heads} * heads.head_dim;
+    std::vector<int32_t> positions, row_seq, row_begin = {0}, starts;
+    std::vector<float> q, k, v;
+    for (size_t s = 0; s < counts.size(); ++s) {
+      for (int32_t i = 0; i < counts[s]; ++i) {
+        positions.push_back(done[s] + i);
+        row_seq.push_back(static_cast<int32_t>(s));
+        starts.push_back(window_start(done[s] + i));
+      }
+      row_begin.push_back(static_cast<int32_t>(positions.size()));
+      q.insert(q.end(), &q_[s][0] + done[s] * q_cols, &q_[s][0] + (done[s] + counts[s]) * q_cols);
+      k.insert(k.end(), &k_[s][0] + done[s] * kv_cols, &k_[s][0] + (done[s] + counts[s]) * kv_cols);
+      v.insert(v.end(), &v_[s][0] + done[s] * kv_cols, &v_[s][0] + (done[s] + counts[s]) * kv_cols);
+    }
+    const std::vector<int32_t> table = table_with_holes(done);
+    StepView view;
+    view.num_rows = static_cast<int32_t>(positions.size());
+    view.num_seqs = static_cast<int32_t>(counts.size());
+    view.positions = positions.data();
+    view.row_seq = row_seq.data();
+    view.row_begin = row_begin.data();
+    view.pages = {
+        arena_.data(), table.data(), table_begin_.data(), &group_, slots_.data(), starts.data(), 1};
+    const int64_t rows = view.num_rows;
+    const Matrix q_rows{q.data(), DType::kF32, rows, q_cols, q_cols};
+    RopeSpec rope;
+    rope.rotary_dim = heads.head_dim;
+    for (int32_t i = 0; i < heads.head_dim / 2; ++i) rope.inv_freq.push_back(1.0 / (1 + i));
+    std::vector<float> angles(static_cast<size_t>(rows * heads.head_dim));
+    const Matrix angle_rows{angles.data(), DType::kF32, rows, heads.head_dim, heads.head_dim};
+    ops_.rope_angles(rope, view, angle_rows);
+    ops_.rope_append_kv(0,
+                        heads,
+                        rope,
+                        view,
+                        angle_rows,
+                        q_rows,
+                        {k.data(), DType::kF32, rows, kv_cols, kv_cols},
+                        {v.data(), DType::kF32, rows, kv_cols, kv_cols});
+
+    // One list per row and head: every third page, and the row's own.
+    std::vector<int32_t> blocks(static_cast<size_t>(rows));
+    std::iota(blocks.begin(), blocks.end(), 0);
+    std::vector<int32_t> begin = {0}, pages;
+    std::vector<float> bias;
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int32_t h = 0; h < heads.num_kv_heads; ++h) {
+        const int32_t own = positions[static_cast<size_t>(r)] / case_.page_tokens;
+        for (int32_t page = 0; page <= own; ++page) {
+          if (page % 3 != h % 3 && page != own) continue;
+          pages.push_back(page);
+          bias.push_back(0.1f * static_cast<float>(page % 5));
+        }
+        begin.push_back(static_cast<int32_t>(pages.size()));
+      }
+    }
+    const PageSelection selection{blocks.data(), begin.data(), pages.data(), bias.data()};
+
+    constexpr int32_t kVirtual = 3;
+    std::vector<int32_t> virtual_begin = {0};
+    for (int32_t i = 0; i < view.num_seqs * heads.num_kv_heads; ++i)
+      virtual_begin.push_back(virtual_begin.back() + kVirtual);
+    const auto virtual_k = Random(7).values(virtual_begin.back() * heads.head_dim, 1.0f);
+    const auto virtual_v = Random(8).values(virtual_begin.back() * heads.head_dim, 1.0f);
+    const auto virtual_bias = Random(9).values(virtual_begin.back(), 1.0f);
+    const VirtualTokens virtuals{
+        virtual_begin.data(), virtual_k.data(), virtual_v.data(), virtual_bias.data()};
+
+    std::vector<float> out(static_cast<size_t>(rows * q_cols));
+    AttentionArgs args;
+    args.heads = heads;
+    args.scale = 0.125f;
+    args.softcap = case_.softcap;
+    args.q = q_rows;
+    args.out = {out.data(), DType::kF32, rows, q_cols, q_cols};
+    args.selection = case_.selects ? &selection : nullptr;
+    args.virtual_tokens = case_.virtual_tokens ? &virtuals : nullptr;
+    ops_.attention(args, view);
+    for (size_t s = 0; s < counts.size(); ++s)
+      std::copy_n(
+          &out[0] + row_begin[s] * q_cols, counts[s] * q_cols, &out_[s][0] + done[s] * q_cols);
+  }
+
+  Ops& ops_;
+  Case case_;
+  std::vector<int32_t> lengths_;
+  PageShape shape_;
+  KvGroupShape group_;
+  std::vector<KvHeadSlot> slots_;
+  std::vector<int64_t> table_begin_;
+  std::vector<int32_t> table_;
+  Buffer arena_;
+  std::vector<std::vector<float>> q_, k_, v_, out_;
+};
+
+const std::vector<Case>& cases() {
+  static const std::vector<Case> all = {
+      {{9, 3, 64}, DType::kF16, 16},
+      {{2, 2, 80}, DType::kF32, 32},
+      {{12, 2, 16}, DType::kBF16, 48},
+      {{7, 1, 128}, DType::kF16, 16},
+      {{8, 1, 96}, DType::kF32, 64},
+      {{2, 1, 256}, DType::kF16, 128, 0, 0, 20.0f},
+      {{3, 1, 64}, DType::kF16, 16, 4, 40},
+      {{6, 2, 32}, DType::kF32, 32, 20, 100},
+      {{3, 3, 64}, DType::kF16, 16, 0, 0, 0, true},
+      {{6, 3, 64}, DType::kF16, 48, 4, 130, 0, true, true},
+      {{4, 2, 64}, DType::kF16, 16, 0, 0, 0, false, true},
+  };
+  return all;
+}
+
+std::string describe(const Case& c) {
+  return "heads " + std::to_string(c.heads.num_heads) + "/" + std::to_string(c.heads.num_kv_heads) +
+         " dim " + std::to_string(c.heads.head_dim) + " " + dtype_name(c.format) + " page " +
+         std::to_string(c.page_tokens) + " window " + std::to_string(c.window);
+}
+
+TEST_CASE("attention agrees with RefOps: ragged mixed batches, holes, selections") {
+  ThreadPool pool(2);
+  const auto ref = make_ref_ops(pool);
+  const auto cpu = make_cpu_ops(pool);
+  for (const Case& c : cases()) {
+    const int32_t page = c.page_tokens;
+    const std::vector<int32_t> lengths = {1, page - 1, page, page + 1, 203};
+    const std::vector<int32_t> chunks = {1, 1, 5, 64, 37};
+    INFO(describe(c));
+    const auto expected = Feeder(*ref, c, lengths, 1).feed(chunks);
+    const auto got = Feeder(*cpu, c, lengths, 1).feed(chunks);
+    for (size_t s = 0; s < lengths.size(); ++s) {
+      const auto d = difference(got[s], expected[s]);
+      INFO("sequence " << s << ": " << d);
+      CHECK(d.nmse < 1e-10);
+    }
+  }
+}
+
+TEST_CASE(
+    "a query row's bits depend on neither chunks, batch, pages, threads nor instruction set") {
+  ThreadPool one(1);
+  ThreadPool three(3);
+  const auto single = make_cpu_ops(one);
+  const auto several = make_cpu_ops(three);
+  for (const Case& c : cases()) {
+    INFO(describe(c));
+    const auto decoded = Feeder(*single, c, {203}, 1).feed({1});
+    for (const int32_t chunk : {7, 64, 203}) {
+      CHECK((Feeder(*several, c, {203}, 2).feed({chunk}) == decoded));
+      CHECK((Feeder(*several, c, {203, 90}, 3).feed({chunk, 1})[0] == decoded[0]));
+    }
+    testing::for_each_target([&](int64_t target) {
+      INFO(hwy::TargetName(target));
+      CHECK((Feeder(*several, c, {203}, 4).feed({50}) == decoded));
+    });
+  }
+}
+
+TEST_CASE("split over segments or not, the bits are the same") {
+  ThreadPool pool(3);
+  const auto ref = make_ref_ops(pool);
+  const auto cpu = make_cpu_ops(pool);
+  for (const Case& c : {Case{{3, 1, 64}, DType::kF16, 16},
+                        Case{{3, 1, 32}, DType::kF16, 32, 4, 1100},
+                        Case{{2, 1, 32}, DType::kF16, 16, 4, 300},
+                        Case{{2, 1, 32}, DType::kF16, 16, 0, 0, 0, false, true}}) {
+    INFO(describe(c));
+    constexpr int32_t kLength = 2100;
+    const auto whole = Feeder(*cpu, c, {kLength}, 1).feed({700});
+    CHECK((Feeder(*cpu, c, {kLength}, 2).feed({3}) == whole));
+    const auto d = difference(whole[0], Feeder(*ref, c, {kLength}, 1).feed({700})[0]);
+    INFO(d);
+    CHECK(d.nmse < 1e-10);
+  }
+}
+
+}  // namespace
+}  // namespace headwater
