@@ -1,0 +1,47 @@
+// Any bytes as a safetensors file, as its index and as config.json.
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "engine/io/json_object.h"
+#include "engine/io/safetensors.h"
+#include "engine/model/arch/arch_table.h"
+#include "engine/model/tensor_set.h"
+#include "kernels/base/status.h"
+
+namespace headwater {
+namespace {
+
+template <typename Call>
+void attempt(Call&& call) {
+  try {
+    call();
+  } catch (const LoadError&) {
+  }
+}
+
+void read_file(std::span<const std::byte> bytes) {
+  const SafetensorsFile file = SafetensorsFile::parse(bytes, "fuzz.safetensors");
+  TensorSet tensors;
+  tensors.add(file);
+  for (const auto& [name, tensor] : tensors.tensors()) {
+    if (tensor.format) decode_tensor(tensor);
+  }
+}
+
+void read_config(std::string_view text) {
+  const JsonObject config = JsonObject::parse(text, "config.json");
+  find_hf_arch("llama", "config.json").from_config(config);
+}
+
+}  // namespace
+}  // namespace headwater
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  headwater::attempt([&] { headwater::read_file(std::as_bytes(std::span(data, size))); });
+  headwater::attempt([&] { headwater::parse_safetensors_index(text, "index.json"); });
+  headwater::attempt([&] { headwater::read_config(text); });
+  return 0;
+}

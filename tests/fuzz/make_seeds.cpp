@@ -1,0 +1,96 @@
+// make_seeds FOLDER: small valid inputs, one folder per fuzz target, for the fuzzers to start from.
+#include <filesystem>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "tests/support/gguf_writer.h"
+#include "tests/support/safetensors_writer.h"
+#include "tests/support/temp_file.h"
+#include "tests/support/tiny_model.h"
+
+namespace headwater::testing {
+namespace {
+
+struct Seed {
+  const char* target;
+  const char* name;
+  std::string bytes;
+};
+
+TinyModelOptions smallest(QuantFormat format) {
+  TinyModelOptions options;
+  options.num_layers = 1;
+  options.hidden_dim = 32;
+  options.num_heads = 1;
+  options.num_kv_heads = 1;
+  options.head_dim = 32;
+  options.ffn_dim = 32;
+  options.format = format;
+  options.embedding_format = QuantFormat::kQ4_0;
+  options.tied_embedding = true;
+  options.rope_divisors = true;
+  return options;
+}
+
+std::string mixed_metadata() {
+  GgufWriter file;
+  file.set_alignment(64);
+  file.add_bool("flag", true);
+  file.add_f32("scale", 0.5f);
+  file.add_strings("names", std::vector<std::string>{"a", "bc"});
+  file.add_i32s("numbers", std::vector<int32_t>{1, 2});
+  file.add_tensor("t", std::vector<int64_t>{32, 2}, 8, std::string(68, '\1'));
+  file.add_tensor("u", std::vector<int64_t>{3}, 0, std::string(12, '\2'));
+  return file.bytes();
+}
+
+std::string two_tensors() {
+  SafetensorsWriter file;
+  file.add_tensor("model.norm.weight", "F32", {2}, std::string(8, '\1'));
+  file.add_tensor("lm_head.weight", "BF16", {2, 1}, std::string(4, '\2'));
+  return file.bytes();
+}
+
+std::vector<Seed> make_seeds() {
+  return {
+      {"fuzz_gguf", "mixed", mixed_metadata()},
+      {"fuzz_gguf", "llama_f16", tiny_gguf(smallest(QuantFormat::kF16))},
+      {"fuzz_gguf", "llama_q8_0", tiny_gguf(smallest(QuantFormat::kQ8_0))},
+      {"fuzz_safetensors", "tensors", two_tensors()},
+      {"fuzz_safetensors",
+       "index",
+       R"({"metadata":{"total_size":8},"weight_map":{"a":"m.safetensors"}})"},
+      {"fuzz_safetensors",
+       "config",
+       R"({"model_type":"llama","hidden_act":"silu","vocab_size":300,"hidden_size":64,"intermediate_size":128,"num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":32,"rms_norm_eps":1e-6,"max_position_embeddings":8192,"rope_theta":500000.0,"rope_scaling":{"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":2048,"mscale":1.0,"mscale_all_dim":1.0}})"},
+      {"fuzz_chat_template",
+       "chatml",
+       "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m.content | trim }}<|im_end|>\n{% "
+       "endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"},
+      {"fuzz_tokenizer_json",
+       "bpe",
+       R"({"version":"1.0","added_tokens":[{"id":4,"content":"<|eos|>","special":true,"lstrip":false,"rstrip":false,"normalized":false,"single_word":false}],"normalizer":null,"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"use_regex":true},"decoder":{"type":"ByteLevel"},"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2,"c":3},"merges":["a b"]}})"},
+      {"fuzz_request_json",
+       "chat",
+       R"({"model":"m","messages":[{"role":"user","content":"Hi"}],"max_tokens":5,"temperature":0.5,"stream":true,"stop":["x"],"logprobs":true,"top_logprobs":3})"},
+      {"fuzz_request_json",
+       "completion",
+       R"({"model":"m","prompt":["a",[1,2]],"n":2,"logit_bias":{"5":-1},"echo":true,"logprobs":1,"seed":7})"},
+  };
+}
+
+}  // namespace
+}  // namespace headwater::testing
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::cerr << "usage: make_seeds FOLDER\n";
+    return 2;
+  }
+  for (const auto& [target, name, bytes] : headwater::testing::make_seeds()) {
+    const std::filesystem::path folder = std::filesystem::path(argv[1]) / target;
+    std::filesystem::create_directories(folder);
+    headwater::testing::write_file(folder / name, bytes);
+  }
+}
