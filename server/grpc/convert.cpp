@@ -2,17 +2,10 @@
 
 #include <utility>
 
+#include "server/api/openai_schema.h"
+
 namespace headwater::grpc_api {
 namespace {
-
-constexpr int kMaxStops = 16;
-constexpr size_t kMaxStopBytes = 1024;
-
-Status out_of_range(const char* field, int64_t value, int64_t low, int64_t high) {
-  return invalid_argument(std::string(field) + " must be between " + std::to_string(low) + " and " +
-                              std::to_string(high) + ", got " + std::to_string(value),
-                          field);
-}
 
 void to_logprob(const TokenLogprob& from, const Tokenizer& tokenizer, v1::TokenLogprob* to) {
   to->set_token_id(static_cast<uint32_t>(from.token));
@@ -25,30 +18,70 @@ void to_logprobs(const TokenLogprobs& from, const Tokenizer& tokenizer, v1::Toke
   for (const TokenLogprob& top : from.top) to_logprob(top, tokenizer, to->add_top());
 }
 
-Status check_bounds(const v1::SamplingParams& p, const ServerConfig& config) {
-  if (p.has_n() && (p.n() < 1 || p.n() > config.max_choices)) {
-    return out_of_range("n", p.n(), 1, config.max_choices);
+template <typename Field>
+void set(api::Json& body, const char* name, bool is_set, const Field& value) {
+  if (is_set) body[name] = value;
+}
+
+// What both bodies share, under the names of OpenAI and vLLM.
+api::Json to_body(const v1::SamplingParams& p) {
+  api::Json body = api::Json::object();
+  set(body, "temperature", p.has_temperature(), p.temperature());
+  set(body, "top_k", p.has_top_k(), p.top_k());
+  set(body, "top_p", p.has_top_p(), p.top_p());
+  set(body, "min_p", p.has_min_p(), p.min_p());
+  set(body, "typical_p", p.has_typical_p(), p.typical_p());
+  set(body, "repetition_penalty", p.has_repetition_penalty(), p.repetition_penalty());
+  set(body, "presence_penalty", p.has_presence_penalty(), p.presence_penalty());
+  set(body, "frequency_penalty", p.has_frequency_penalty(), p.frequency_penalty());
+  // Both transports take any 64 bits; JSON's reader sees them as signed.
+  set(body, "seed", p.has_seed(), static_cast<int64_t>(p.seed()));
+  set(body, "max_tokens", p.has_max_tokens(), p.max_tokens());
+  set(body, "min_tokens", p.has_min_tokens(), p.min_tokens());
+  set(body, "ignore_eos", p.has_ignore_eos(), p.ignore_eos());
+  set(body, "n", p.has_n(), p.n());
+  set(body,
+      "include_stop_str_in_output",
+      p.has_include_stop_str_in_output(),
+      p.include_stop_str_in_output());
+  set(body, "skip_special_tokens", p.has_skip_special_tokens(), p.skip_special_tokens());
+  for (const auto& [token, bias] : p.logit_bias()) body["logit_bias"][std::to_string(token)] = bias;
+  for (const std::string& stop : p.stop()) body["stop"].push_back(stop);
+  for (const int32_t id : p.stop_token_ids()) body["stop_token_ids"].push_back(id);
+  return body;
+}
+
+// OpenAI has no such field.
+Status read_prompt_logprobs(const v1::SamplingParams& p,
+                            const ServerConfig& config,
+                            api::GenerationOptions& options) {
+  if (!p.has_prompt_logprobs()) return Status::Ok();
+  if (p.prompt_logprobs() < 0 || p.prompt_logprobs() > config.max_logprobs) {
+    return invalid_argument("prompt_logprobs must be between 0 and " +
+                                std::to_string(config.max_logprobs) + ", got " +
+                                std::to_string(p.prompt_logprobs()),
+                            "prompt_logprobs");
   }
-  if (p.has_logprobs() && (p.logprobs() < 0 || p.logprobs() > config.max_logprobs)) {
-    return out_of_range("logprobs", p.logprobs(), 0, config.max_logprobs);
-  }
-  if (p.has_prompt_logprobs() &&
-      (p.prompt_logprobs() < 0 || p.prompt_logprobs() > config.max_logprobs)) {
-    return out_of_range("prompt_logprobs", p.prompt_logprobs(), 0, config.max_logprobs);
-  }
-  if (p.has_max_tokens() && p.max_tokens() < 0) {
-    return invalid_argument("max_tokens must be at least 0, got " + std::to_string(p.max_tokens()),
-                            "max_tokens");
-  }
-  if (p.stop_size() > kMaxStops) return out_of_range("stop", p.stop_size(), 0, kMaxStops);
-  for (const std::string& stop : p.stop()) {
-    if (stop.empty() || stop.size() > kMaxStopBytes) {
-      return invalid_argument("stop: each string must have 1 to " + std::to_string(kMaxStopBytes) +
-                                  " bytes, got one of " + std::to_string(stop.size()),
-                              "stop");
-    }
-  }
+  options.sampling.prompt_logprobs = p.prompt_logprobs();
   return Status::Ok();
+}
+
+// As many as a JSON body may have.
+Status check_logit_bias(const v1::SamplingParams& p) {
+  if (p.logit_bias_size() <= api::kMaxJsonMembers) return Status::Ok();
+  return invalid_argument("logit_bias takes at most " + std::to_string(api::kMaxJsonMembers) +
+                              " tokens, got " + std::to_string(p.logit_bias_size()),
+                          "logit_bias");
+}
+
+template <typename Parsed>
+Result<api::GenerationOptions> options_of(Result<Parsed> parsed,
+                                          const v1::SamplingParams& p,
+                                          const ServerConfig& config) {
+  if (!parsed.ok()) return parsed.status();
+  api::GenerationOptions options = std::move(parsed.value().options);
+  if (Status status = read_prompt_logprobs(p, config, options); !status.ok()) return status;
+  return options;
 }
 
 }  // namespace
@@ -76,31 +109,23 @@ grpc::Status to_grpc(const Status& status) {
   return {grpc::StatusCode::INTERNAL, status.message};
 }
 
-Result<api::GenerationOptions> to_options(const v1::SamplingParams& p, const ServerConfig& config) {
-  if (Status status = check_bounds(p, config); !status.ok()) return status;
-  api::GenerationOptions options;
-  SamplingParams& s = options.sampling;
-  if (p.has_temperature()) s.temperature = p.temperature();
-  if (p.has_top_k()) s.top_k = p.top_k();
-  if (p.has_top_p()) s.top_p = p.top_p();
-  if (p.has_min_p()) s.min_p = p.min_p();
-  if (p.has_typical_p()) s.typical_p = p.typical_p();
-  if (p.has_repetition_penalty()) s.repetition_penalty = p.repetition_penalty();
-  if (p.has_presence_penalty()) s.presence_penalty = p.presence_penalty();
-  if (p.has_frequency_penalty()) s.frequency_penalty = p.frequency_penalty();
-  for (const auto& [token, bias] : p.logit_bias()) s.logit_bias.emplace_back(token, bias);
-  if (p.has_seed()) s.seed = p.seed();
-  if (p.has_min_tokens()) s.min_tokens = p.min_tokens();
-  if (p.has_ignore_eos()) s.ignore_eos = p.ignore_eos();
-  s.stop_token_ids.assign(p.stop_token_ids().begin(), p.stop_token_ids().end());
-  if (p.has_logprobs()) s.logprobs = p.logprobs();
-  if (p.has_prompt_logprobs()) s.prompt_logprobs = p.prompt_logprobs();
-  if (p.has_max_tokens()) options.max_tokens = p.max_tokens();
-  if (p.has_n()) options.n = p.n();
-  options.stop.assign(p.stop().begin(), p.stop().end());
-  if (p.has_include_stop_str_in_output()) options.include_stop = p.include_stop_str_in_output();
-  if (p.has_skip_special_tokens()) options.skip_special_tokens = p.skip_special_tokens();
-  return options;
+Result<api::GenerationOptions> completion_options(const v1::SamplingParams& p,
+                                                  const ServerConfig& config) {
+  if (Status status = check_logit_bias(p); !status.ok()) return status;
+  api::Json body = to_body(p);
+  body["prompt"] = "";  // the prompt takes its own way
+  set(body, "logprobs", p.has_logprobs(), p.logprobs());
+  return options_of(api::parse_completion_request(body, config), p, config);
+}
+
+Result<api::GenerationOptions> chat_options(const v1::SamplingParams& p,
+                                            const ServerConfig& config) {
+  if (Status status = check_logit_bias(p); !status.ok()) return status;
+  api::Json body = to_body(p);
+  body["messages"] = api::Json::array({api::Json::object()});  // likewise
+  set(body, "logprobs", p.has_logprobs(), true);
+  set(body, "top_logprobs", p.has_logprobs(), p.logprobs());
+  return options_of(api::parse_chat_request(body, config), p, config);
 }
 
 Result<std::vector<int32_t>> to_tokens(const v1::TokenIds& tokens, int32_t vocab_size) {

@@ -13,10 +13,12 @@ namespace headwater::grpc_api {
 
 grpc::Status to_grpc(const Status& status);
 
-// Bounds that belong to the front ends (n, logprobs, stop) are checked here, with the field's name;
-// the rest by the engine.
-Result<api::GenerationOptions> to_options(const v1::SamplingParams& params,
-                                          const ServerConfig& config);
+// The options as OpenAI's completions or chat body would give them: one set of rules for both
+// transports, with the field's name in every refusal.
+Result<api::GenerationOptions> completion_options(const v1::SamplingParams& params,
+                                                  const ServerConfig& config);
+Result<api::GenerationOptions> chat_options(const v1::SamplingParams& params,
+                                            const ServerConfig& config);
 
 // Ids of a prompt. kInvalidArgument: one is not in the vocabulary.
 Result<std::vector<int32_t>> to_tokens(const v1::TokenIds& tokens, int32_t vocab_size);

@@ -8,7 +8,6 @@
 namespace headwater::grpc_api {
 namespace {
 
-constexpr int32_t kCompletionMaxTokens = 16;  // OpenAI's default of /v1/completions
 constexpr size_t kMaxRequestIdBytes = 256;
 
 // A call that is refused before it begins.
@@ -37,11 +36,10 @@ grpc::Status check_request_id(const std::string& id) {
 
 Result<api::GenerationRequest> make_generate(const api::Service& service,
                                              const v1::GenerateRequest& request) {
-  auto options = to_options(request.sampling(), service.config());
+  auto options = completion_options(request.sampling(), service.config());
   if (!options.ok()) return options.status();
   api::GenerationRequest made;
   made.options = std::move(options).value();
-  if (!made.options.max_tokens) made.options.max_tokens = kCompletionMaxTokens;
   switch (request.input_case()) {
     case v1::GenerateRequest::kText:
       made.prompts.push_back(service.prompts().plain(request.text()));
@@ -60,16 +58,13 @@ Result<api::GenerationRequest> make_generate(const api::Service& service,
 
 Result<api::GenerationRequest> make_chat(const api::Service& service,
                                          const v1::ChatRequest& request) {
-  auto options = to_options(request.sampling(), service.config());
+  auto options = chat_options(request.sampling(), service.config());
   if (!options.ok()) return options.status();
   if (request.messages_size() == 0) {
     return invalid_argument("messages: at least one is needed", "messages");
   }
   api::GenerationRequest made;
   made.options = std::move(options).value();
-  if (!made.options.max_tokens && service.config().default_max_tokens > 0) {
-    made.options.max_tokens = service.config().default_max_tokens;
-  }
   auto messages = nlohmann::ordered_json::array();
   for (const v1::ChatMessage& message : request.messages()) {
     messages.push_back({{"role", message.role()}, {"content", message.content()}});
