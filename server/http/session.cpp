@@ -20,7 +20,9 @@ namespace beast_http = boost::beast::http;
 using SteadyClock = std::chrono::steady_clock;
 
 constexpr size_t kIdleReadBytes = 2 << 10;
-constexpr size_t kBodyReadBytes = 64 << 10;
+constexpr size_t kBodyReadBytes = 16 << 10;
+// Idle connections give back output buffers beyond this.
+constexpr size_t kKeptBufferBytes = 4 << 10;
 // Further requests that may wait in the buffer while one is handled.
 constexpr size_t kMaxPipelinedBytes = 64 << 10;
 constexpr size_t kMaxRequestIdBytes = 128;
@@ -386,6 +388,11 @@ void Session::finish_exchange() {
   ping_timer_.cancel();
   if (!keep_alive_) return linger();
   state_ = State::kReading;
+  request_ = {};
+  for (std::string* buffer : {&in_flight_, &pending_}) {
+    if (buffer->capacity() > kKeptBufferBytes) std::string().swap(*buffer);
+  }
+  if (input_.size() == 0) input_.shrink_to_fit();
   expire_read_after(Seconds(config().idle_timeout));
   parse();
   if (state_ == State::kReading && end_of_input_) return shut();
