@@ -13,10 +13,14 @@ void SafetensorsWriter::add_tensor(const std::string& name,
                                    const std::vector<int64_t>& shape,
                                    std::string_view data) {
   std::string sizes;
-  for (const int64_t size : shape) sizes += (sizes.empty() ? "" : ",") + std::to_string(size);
-  entries_ += (entries_.empty() ? "\"" : ",\"") + name + R"(":{"dtype":")" + dtype +
-              R"(","shape":[)" + sizes + R"(],"data_offsets":[)" + std::to_string(data_.size()) +
-              "," + std::to_string(data_.size() + data.size()) + "]}";
+  for (const int64_t size : shape) {
+    if (!sizes.empty()) sizes += ',';
+    sizes += std::to_string(size);
+  }
+  const std::string end = std::to_string(data_.size() + data.size());
+  if (!entries_.empty()) entries_ += ',';
+  entries_ += '"' + name + R"(":{"dtype":")" + dtype + R"(","shape":[)" + sizes;
+  entries_ += "],\"data_offsets\":[" + std::to_string(data_.size()) + "," + end + "]}";
   data_ += data;
 }
 
