@@ -161,7 +161,7 @@ def test_deadline_ends_the_request(stub, server):
 def test_cancelled_call_frees_its_pages(stub, server):
     call = stub("Generate", text="Once", sampling=FOREVER)
     next(iter(call))
-    assert server.metric("vllm:num_requests_running") == 1
+    wait_until(lambda: server.metric("vllm:num_requests_running") == 1)
     call.cancel()
     server.wait_idle(timeout=3)
 

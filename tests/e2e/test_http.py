@@ -196,7 +196,7 @@ def test_cancelled_by_the_sdk(server, client, model):
     chunks = iter(stream)
     for _ in range(3):
         next(chunks)
-    assert running(server) == 1
+    wait_until(lambda: running(server) == 1, what="the request running")
     before = server.metric('vllm:request_success_total{finished_reason="abort"}')
     stream.close()
     server.wait_idle(timeout=3)
@@ -225,20 +225,19 @@ def test_a_client_that_does_not_read_is_dropped(start):
 
 
 def test_metrics_are_exposition_format_and_move(server, client, model):
+    def moved(name):
+        return server.metrics()[name] - before[name]
+
     before = server.metrics()
     reply = client.chat.completions.create(model=model, messages=SEA, max_tokens=5, temperature=0)
-    after = server.metrics()
-
-    def moved(name):
-        return after[name] - before[name]
-
-    assert moved("vllm:generation_tokens_total") == 5
+    # The snapshot is taken after a step's tokens went out.
+    wait_until(lambda: moved("vllm:generation_tokens_total") == 5, what="the last token counted")
     assert moved("vllm:prefix_cache_queries_total") == reply.usage.prompt_tokens
     assert moved("vllm:time_to_first_token_seconds_count") == 1
     assert moved("vllm:e2e_request_latency_seconds_count") == 1
     assert moved('vllm:request_success_total{finished_reason="length"}') == 1
     assert moved('vllm:time_to_first_token_seconds_bucket{le="+Inf"}') == 1
-    assert any(name.startswith("vllm:cache_config_info") for name in after)
+    assert any(name.startswith("vllm:cache_config_info") for name in before)
     for line in server.get("/metrics").body.decode().splitlines():
         if line and not line.startswith("#"):
             assert re.fullmatch(r'[a-zA-Z_:][\w:]*(\{([a-z_]+="[^"]*",?)*\})? [-+.\w]+', line), line

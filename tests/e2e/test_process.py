@@ -217,7 +217,8 @@ def test_inspect_broken_file(tmp_path):
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF\x03")
     result = run("inspect", path)
-    assert result.returncode > 0 and "broken.gguf" in result.stderr
+    assert result.returncode > 0
+    assert "broken.gguf" in result.stdout and "version" in result.stdout
 
 
 def test_bench(server, tmp_path):
@@ -240,6 +241,17 @@ def test_chat_command(server):
     )
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.split()) > 3
+
+
+def test_resident_memory_is_file_kv_and_little_more(start):
+    server = start()
+    prompt = "The tide comes in and the tide goes out. " * 200
+    server.post("/v1/completions", {"prompt": prompt, "max_tokens": 8})
+    m = server.metrics()
+    kv_bytes = sum(m[f'headwater:kv_bytes{{state="{state}"}}'] for state in ("held", "cached"))
+    assert kv_bytes > 0
+    bound = os.path.getsize(MODEL) + kv_bytes + 300e6
+    assert m["process_resident_memory_bytes"] <= bound
 
 
 def test_idle_server_sleeps(start):
