@@ -80,6 +80,7 @@ class ThreadedEngine final : public Engine {
     model_ = std::make_unique<Model>(*files_, *ops_, limits, [&](int64_t done, int64_t total) {
       if (progress) progress("weights", done, total);
     });
+    for (const MappedFile& file : files_->files) file.drop_resident();
     tokenizer_ = make_tokenizer(files_->vocabulary);
     load_template();
     eos_ids_ = tokenizer_->eog_ids();
@@ -140,6 +141,9 @@ class ThreadedEngine final : public Engine {
   }
 
   void cancel(RequestId id) override { inbox_.push(CancelCommand{id}); }
+  void stop_choice(RequestId id, int32_t choice) override {
+    inbox_.push(StopChoiceCommand{id, choice});
+  }
 
   EngineStats stats() const override {
     const std::lock_guard lock(stats_mutex_);
@@ -273,6 +277,8 @@ class ThreadedEngine final : public Engine {
         --num_posted_;
       } else if (const auto* cancelled = std::get_if<CancelCommand>(&command)) {
         core_->end(cancelled->id, Status::Ok());
+      } else if (const auto* stopped = std::get_if<StopChoiceCommand>(&command)) {
+        core_->stop_choice(stopped->id, stopped->choice);
       } else if (const auto* abort = std::get_if<AbortAllCommand>(&command)) {
         core_->end_all(abort->why);
       } else {

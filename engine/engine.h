@@ -49,6 +49,8 @@ class Engine {
   virtual Status submit(Request request) = 0;
   // The request's choices end with kAbort unless they ended before. Unknown ids are ignored.
   virtual void cancel(RequestId id) = 0;
+  // The client has all it wants of this choice (a stop string matched): it ends with kStop.
+  virtual void stop_choice(RequestId id, int32_t choice) = 0;
 
   virtual EngineStats stats() const = 0;
   virtual bool healthy() const = 0;  // false after a device failure: every request was answered

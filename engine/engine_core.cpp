@@ -102,6 +102,17 @@ void EngineCore::end_all(const Status& why) {
   for (Sequence* seq : all) end_sequence(*seq, why);
 }
 
+void EngineCore::stop_choice(RequestId id, int32_t choice) {
+  Sequence* found = nullptr;
+  for_each_sequence([&](Sequence& seq) {
+    if (seq.request->id == id && seq.choice == choice && seq.num_output() > 0) found = &seq;
+  });
+  if (found == nullptr) return;
+  TokenEvent event;
+  event.finish = FinishReason::kStop;
+  finish(*found, std::move(event));
+}
+
 // Choices that were never forked off get their terminal event too.
 void EngineCore::end_sequence(Sequence& seq, const Status& why) {
   const bool abort = why.ok() || why.code == StatusCode::kCancelled ||

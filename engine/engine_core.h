@@ -37,6 +37,8 @@ class EngineCore {
   // cancelled, deadline or unavailable; kError for any other.
   void end(RequestId id, const Status& why);
   void end_all(const Status& why);
+  // One choice ends with kStop: its client has all it wants.
+  void stop_choice(RequestId id, int32_t choice);
 
   // One step. False if there was nothing to do. Exceptions are device failures: the caller answers
   // with end_all() and stops.

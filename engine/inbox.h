@@ -16,11 +16,16 @@ namespace headwater {
 struct CancelCommand {
   RequestId id = 0;
 };
+struct StopChoiceCommand {
+  RequestId id = 0;
+  int32_t choice = 0;
+};
 struct AbortAllCommand {
   Status why;
 };
 struct StopCommand {};
-using Command = std::variant<Request, CancelCommand, AbortAllCommand, StopCommand>;
+using Command =
+    std::variant<Request, CancelCommand, StopChoiceCommand, AbortAllCommand, StopCommand>;
 
 class Inbox {
  public:

@@ -1,6 +1,5 @@
 // CpuOps: the product on a machine without a GPU. fp32 activations; weights as stored.
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <string>
@@ -8,6 +7,7 @@
 #include "kernels/attention/attention_cpu.h"
 #include "kernels/attention/paged_kv_cpu.h"
 #include "kernels/base/check.h"
+#include "kernels/base/host_buffer.h"
 #include "kernels/linear/linear_cpu.h"
 #include "kernels/norm/norm_cpu.h"
 #include "kernels/ops.h"
@@ -37,13 +37,7 @@ class CpuOps final : public Ops {
            page.page_tokens % cpu::kGroupTokens == 0;
   }
 
-  Buffer allocate(int64_t bytes) override {
-    const auto size = static_cast<size_t>(std::max<int64_t>((bytes + 63) / 64 * 64, 64));
-    auto* data = static_cast<std::byte*>(std::aligned_alloc(64, size));
-    if (data == nullptr) throw std::bad_alloc();
-    std::memset(data, 0, size);
-    return {data, bytes, [](std::byte* p) { std::free(p); }};
-  }
+  Buffer allocate(int64_t bytes) override { return allocate_host(bytes); }
 
   std::unique_ptr<Weight> load_weight(std::span<const WeightView> parts) override {
     auto weight = std::make_unique<cpu::CpuWeight>();

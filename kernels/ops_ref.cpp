@@ -2,12 +2,12 @@
 // formula in ops.h. Threads only share out independent rows; no sum crosses them.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <vector>
 
 #include "kernels/base/check.h"
+#include "kernels/base/host_buffer.h"
 #include "kernels/ops.h"
 
 namespace headwater {
@@ -96,13 +96,7 @@ class RefOps final : public Ops {
     return page.head_dim > 0 && page.page_tokens > 0;
   }
 
-  Buffer allocate(int64_t bytes) override {
-    const auto size = static_cast<size_t>((bytes + 63) / 64 * 64);
-    auto* data = static_cast<std::byte*>(std::aligned_alloc(64, std::max<size_t>(size, 64)));
-    if (data == nullptr) throw std::bad_alloc();
-    std::memset(data, 0, size);
-    return {data, bytes, [](std::byte* p) { std::free(p); }};
-  }
+  Buffer allocate(int64_t bytes) override { return allocate_host(bytes); }
 
   std::unique_ptr<Weight> load_weight(std::span<const WeightView> parts) override {
     auto weight = std::make_unique<RefWeight>();

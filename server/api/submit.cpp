@@ -147,9 +147,7 @@ void Generation::on_event(size_t prompt_idx, TokenEvent event) {
   }
   if (event.finish != FinishReason::kNone) end_choice(choice, event.usage);
   if (!was_closed) {
-    if (choice.closed && !choice.ended && prompt_closed(prompt_idx)) {
-      engine_.cancel(ids_[prompt_idx]);
-    }
+    if (choice.closed && !choice.ended) engine_.stop_choice(ids_[prompt_idx], event.choice);
     delta.so_far = usage_;
     callbacks_.on_delta(std::move(delta));
   }
@@ -197,11 +195,6 @@ void Generation::end_choice(Choice& choice, const Usage& usage) {
   --num_running_;
   usage_.kv_bytes += usage.kv_bytes;
   usage_.kv_bytes_dense += usage.kv_bytes_dense;
-}
-
-bool Generation::prompt_closed(size_t prompt_idx) const {
-  const auto begin = choices_.begin() + static_cast<ptrdiff_t>(prompt_idx) * options_.n;
-  return std::all_of(begin, begin + options_.n, [](const Choice& c) { return c.closed; });
 }
 
 void Generation::finish(const Status& status) {

@@ -107,7 +107,6 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   void append_tokens(Choice& choice, TokenEvent& event, Delta& delta) const;
   void close_choice(Choice& choice, const TokenEvent& event, Delta& delta) const;
   void end_choice(Choice& choice, const Usage& usage);
-  bool prompt_closed(size_t prompt_idx) const;
   void finish(const Status& status);
 
   Engine& engine_;  // not owned; outlives every generation

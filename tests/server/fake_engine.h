@@ -113,6 +113,10 @@ class FakeEngine final : public Engine {
     cancelled_.insert(id);
     changed_.notify_all();
   }
+  void stop_choice(RequestId id, int32_t choice) override {
+    const std::lock_guard lock(mutex_);
+    stopped_.insert({id, choice});
+  }
   EngineStats stats() const override {
     EngineStats stats = initial_stats(info_.max_model_len);
     stats.num_running = num_running_;
@@ -147,6 +151,11 @@ class FakeEngine final : public Engine {
     return changed_.wait_for(lock, wait, [&] { return stopping_ || cancelled_.count(id) > 0; });
   }
 
+  bool is_stopped(RequestId id, int32_t choice) {
+    const std::lock_guard lock(mutex_);
+    return stopped_.count({id, choice}) > 0;
+  }
+
   static TokenLogprobs logprobs_of(int32_t token, int32_t num_top) {
     TokenLogprobs entry{{token, -0.5f}, {}};
     for (int32_t i = 0; i < num_top; ++i) entry.top.push_back({(token + i) % 128, -0.5f - i});
@@ -172,6 +181,8 @@ class FakeEngine final : public Engine {
         }
         if (cancelled) {
           event.finish = FinishReason::kAbort;
+        } else if (is_stopped(request.id, c)) {
+          event.finish = FinishReason::kStop;
         } else if (t == script.fail_at) {
           event.finish = FinishReason::kError;
           event.error = {StatusCode::kInternal, "the device failed", ""};
@@ -223,6 +234,7 @@ class FakeEngine final : public Engine {
   Script script_;
   std::vector<Request> requests_;
   std::set<RequestId> cancelled_;
+  std::set<std::pair<RequestId, int32_t>> stopped_;
   std::vector<std::thread> threads_;
 };
 

@@ -92,6 +92,22 @@ TEST_CASE("EngineCore: cancelling frees pages within the step and ends every cho
   }
 }
 
+TEST_CASE("EngineCore: one choice may stop, its siblings go on", "[engine][unit]") {
+  EngineHarness harness(model(), {});
+  Request request = make_request(text("Three of them"), 20);
+  request.id = 5;
+  request.n = 3;
+  const auto collected = harness.add(request);
+  for (int i = 0; i < 4; ++i) harness.core().step();
+  harness.core().stop_choice(5, 1);
+  harness.core().stop_choice(5, 9);
+  harness.run();
+  REQUIRE(collected->choices[0].tokens.size() == 20);
+  REQUIRE(collected->choices[1].finish == FinishReason::kStop);
+  REQUIRE(collected->choices[1].tokens.size() < 20);
+  REQUIRE(collected->choices[2].tokens.size() == 20);
+}
+
 TEST_CASE("EngineCore: a sink that stops listening is dropped, its neighbour is not",
           "[engine][unit]") {
   EngineHarness harness(model(), {});
