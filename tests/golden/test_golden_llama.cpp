@@ -18,8 +18,11 @@ using namespace headwater;
 
 namespace {
 
+constexpr size_t kSlice = 160;  // tokens of a text in a default run on RefOps
+constexpr size_t kWhole = 1 << 20;
+
 struct Peer {  // llama.cpp's own quantised path against its exact one
-  double top1_equal, mean_abs_dlogp, perplexity_ratio;
+  double mean_abs_dlogp, perplexity_ratio;
 };
 
 struct Golden {
@@ -32,15 +35,21 @@ struct Golden {
 
 std::vector<Golden> read_goldens(const std::string& file) {
   std::ifstream in(std::string(HW_SOURCE_DIR) + "/tests/data/golden/" + file);
+  const auto json = nlohmann::json::parse(in);
   std::vector<Golden> goldens;
-  for (const auto& text : nlohmann::json::parse(in).at("texts")) {
+  for (const auto& text : json.at("texts")) {
     const auto& peer = text.at("peer");
-    goldens.push_back(
-        {text.at("name"),
-         text.at("ids"),
-         text.at("top1"),
-         text.at("logp"),
-         {peer.at("top1_equal"), peer.at("mean_abs_dlogp"), peer.at("perplexity_ratio")}});
+    goldens.push_back({text.at("name"),
+                       text.at("ids"),
+                       text.at("top1"),
+                       text.at("logp"),
+                       {peer.at("mean_abs_dlogp"), peer.at("perplexity_ratio")}});
+  }
+  REQUIRE(!goldens.empty());
+  for (const Golden& golden : goldens) {
+    REQUIRE(golden.ids.size() > kSlice);
+    REQUIRE(golden.top1.size() == golden.ids.size() - 1);
+    REQUIRE(golden.logp.size() == golden.ids.size() - 1);
   }
   return goldens;
 }
@@ -104,6 +113,7 @@ std::vector<TokenLogprobs> teacher_forced(Engine& engine, std::vector<int32_t> i
 
 struct Distance {
   double top1_equal = 0, mean_abs_dlogp = 0, perplexity_ratio = 0;
+  double perplexity_std_error = 0;  // of the ratio, by the spread of the tokens' differences
 };
 
 Distance distance(Engine& engine, const Golden& golden, size_t num_tokens) {
@@ -111,23 +121,27 @@ Distance distance(Engine& engine, const Golden& golden, size_t num_tokens) {
   const auto rows = teacher_forced(
       engine, {golden.ids.begin(), golden.ids.begin() + static_cast<int64_t>(num_tokens)}, 1);
   Distance d;
-  double sum_delta = 0.0;
+  double sum_delta = 0.0, sum_squares = 0.0;
   for (size_t i = 0; i < rows.size(); ++i) {
     const double delta = golden.logp[i] - rows[i].chosen.logprob;
     d.top1_equal += rows[i].top.at(0).token == golden.top1[i];
     d.mean_abs_dlogp += std::abs(delta);
     sum_delta += delta;
+    sum_squares += delta * delta;
   }
   const auto n = static_cast<double>(rows.size());
   d.top1_equal /= n;
   d.mean_abs_dlogp /= n;
-  d.perplexity_ratio = std::exp(sum_delta / n);
-  std::printf("%s: %zu tokens, top-1 equal %.2f %%, mean |dlogp| %.5f, perplexity x %.5f\n",
+  const double mean = sum_delta / n;
+  d.perplexity_ratio = std::exp(mean);
+  d.perplexity_std_error = std::sqrt((sum_squares / n - mean * mean) / n);
+  std::printf("%s: %zu tokens, top-1 equal %.2f %%, mean |dlogp| %.7f, perplexity x %.5f +- %.5f\n",
               golden.name.c_str(),
               num_tokens,
               100 * d.top1_equal,
               d.mean_abs_dlogp,
-              d.perplexity_ratio);
+              d.perplexity_ratio,
+              d.perplexity_std_error);
   return d;
 }
 
@@ -141,24 +155,25 @@ void check_exact(const std::string& model, const std::string& goldens, size_t nu
   }
 }
 
-// The bars of the fast path: no farther from the exact result than the peer's fast path, which over
-// whole texts is 96 % and 0.055; a slice leaves room for its smaller sample.
-void check_fast(const std::string& model, const std::string& goldens, size_t num_tokens) {
+// The bars of the fast path, over whole texts: no farther from the exact result than the peer's,
+// which elsewhere was measured at 96 % and 0.055; on the same text 10 % more is allowed, about
+// three standard errors of the mean. The peer's perplexity was within 0.2 % there, which 1,500
+// tokens cannot resolve: the ratio's standard error is about 0.002, and on our prose the peer
+// itself is 0.5 % off. So that figure is reported when missed, and enforced with two standard
+// errors on top.
+void check_fast(const std::string& model, const std::string& goldens) {
+  constexpr double kTop1Equal = 0.96, kMeanAbsDlogp = 0.055, kPerplexityDrift = 0.002;
   const auto engine = engine_for(model, "cpu");
   for (const Golden& golden : read_goldens(goldens)) {
-    const bool whole = num_tokens >= golden.ids.size();
-    const Distance d = distance(*engine, golden, num_tokens);
-    const double slack = whole ? 0.002 : 0.02;
-    CHECK(d.top1_equal >= std::min(0.96, golden.peer.top1_equal) - slack);
-    CHECK(d.mean_abs_dlogp <= std::max(0.055, golden.peer.mean_abs_dlogp) * (whole ? 1.0 : 1.25));
-    if (!whole) continue;
+    const Distance d = distance(*engine, golden, golden.ids.size());
+    CHECK(d.top1_equal >= kTop1Equal);
+    CHECK(d.mean_abs_dlogp <= std::min(kMeanAbsDlogp, 1.1 * golden.peer.mean_abs_dlogp));
+    const double drift = std::abs(d.perplexity_ratio - 1.0);
     const double peer_drift = std::abs(golden.peer.perplexity_ratio - 1.0);
-    CHECK(std::abs(d.perplexity_ratio - 1.0) <= std::max(0.002, peer_drift));
+    CHECK_NOFAIL(drift <= kPerplexityDrift);
+    CHECK(drift <= std::max(kPerplexityDrift, peer_drift) + 2 * d.perplexity_std_error);
   }
 }
-
-constexpr size_t kSlice = 160;
-constexpr size_t kWhole = 1 << 20;
 
 std::string needle_q8_0() {
   return std::string(HW_SOURCE_DIR) + "/tests/data/needle-24m-q8_0.gguf";
@@ -195,7 +210,7 @@ TEST_CASE("Golden: RefOps is exact on SmolLM2", "[golden]") {
 }
 
 TEST_CASE("Golden: CpuOps is as near as the peer on SmolLM2", "[golden]") {
-  with_smollm2([](const std::string& model) { check_fast(model, "smollm2-135m.json", kWhole); });
+  with_smollm2([](const std::string& model) { check_fast(model, "smollm2-135m.json"); });
 }
 
 TEST_CASE("Golden: RefOps is exact on SmolLM2 over the whole texts", "[golden][slow]") {
@@ -204,7 +219,7 @@ TEST_CASE("Golden: RefOps is exact on SmolLM2 over the whole texts", "[golden][s
 
 TEST_CASE("Golden: needle-24m Q8_0", "[golden]") {
   SECTION("RefOps is exact") { check_exact(needle_q8_0(), "needle-24m.json", kSlice); }
-  SECTION("CpuOps is as near as the peer") { check_fast(needle_q8_0(), "needle-24m.json", kWhole); }
+  SECTION("CpuOps is as near as the peer") { check_fast(needle_q8_0(), "needle-24m.json"); }
 }
 
 TEST_CASE("Golden: needle-24m Q8_0 over the whole text", "[golden][slow]") {
