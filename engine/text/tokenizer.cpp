@@ -58,8 +58,7 @@ std::vector<int32_t> end_of_generation(const Vocabulary& v) {
   // The harmony format closes every message with <|end|>, and the turn with one of these two.
   if (has_return && has_call) std::erase(ids, end);
   std::ranges::sort(ids);
-  const auto repeated = std::ranges::unique(ids);
-  ids.erase(repeated.begin(), repeated.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   return ids;
 }
 

@@ -28,6 +28,7 @@ class BoundMethod final : public Object {
   std::string_view type_name() const override { return "builtin_function_or_method"; }
   bool is_callable() const override { return true; }
   Value call(Runtime& runtime, const Arguments& arguments) override {
+    runtime.charge_reading(self_);
     return builtin_.function(runtime, self_, arguments);
   }
 

@@ -73,28 +73,29 @@ class Loop final : public Object {
  private:
   class Method final : public Object {
    public:
-    Method(Loop& loop, Value (Loop::*function)(const Arguments&))
+    Method(Loop& loop, Value (Loop::*function)(Runtime&, const Arguments&))
         : loop_(loop), function_(function) {}
     std::string_view type_name() const override { return "method"; }
     bool is_callable() const override { return true; }
-    Value call(Runtime&, const Arguments& arguments) override {
-      return (loop_.*function_)(arguments);
+    Value call(Runtime& runtime, const Arguments& arguments) override {
+      return (loop_.*function_)(runtime, arguments);
     }
 
    private:
     Loop& loop_;
-    Value (Loop::*function_)(const Arguments&);
+    Value (Loop::*function_)(Runtime&, const Arguments&);
   };
 
-  Value cycle(const Arguments& arguments) {
+  Value cycle(Runtime&, const Arguments& arguments) {
     if (arguments.positional.empty()) throw RenderError("no items for cycling given");
     return arguments.positional[index_ % arguments.positional.size()];
   }
-  Value changed(const Arguments& arguments) {
+  Value changed(Runtime& runtime, const Arguments& arguments) {
     const bool same =
-        last_ && std::ranges::equal(*last_,
-                                    arguments.positional,
-                                    [](const Value& a, const Value& b) { return equal(a, b); });
+        last_ &&
+        std::ranges::equal(*last_, arguments.positional, [&](const Value& a, const Value& b) {
+          return equal(runtime, a, b);
+        });
     last_ = arguments.positional;
     return Value::of(!same);
   }
@@ -196,11 +197,13 @@ std::string Evaluator::call_macro(const ast::Macro& macro,
     throw RenderError("macro '" + macro.name + "' takes not more than " +
                       std::to_string(parameters.size()) + " argument(s)");
   }
-  for (const auto& [name, value] : arguments.named) {
-    if (name == "caller") {
-      set_name(*scope_, "caller", value);
-    } else if (std::ranges::none_of(parameters, [&](const auto& p) { return p.name == name; })) {
-      throw RenderError("macro '" + macro.name + "' takes no keyword argument '" + name + "'");
+  for (const auto& argument : arguments.named) {
+    const auto takes = [&](const ast::Parameter& p) { return p.name == argument.first; };
+    if (argument.first == "caller") {
+      set_name(*scope_, "caller", argument.second);
+    } else if (std::ranges::none_of(parameters, takes)) {
+      throw RenderError("macro '" + macro.name + "' takes no keyword argument '" + argument.first +
+                        "'");
     }
   }
   return capture(macro.body);
@@ -225,7 +228,7 @@ Evaluator::Flow Evaluator::exec(const ast::Output& node) {
   if (value.is_string()) {
     write(value.string());
   } else {
-    write(value.str());
+    write(value.str(runtime_));
   }
   return Flow::kNormal;
 }
@@ -284,7 +287,7 @@ Evaluator::Flow Evaluator::exec(const ast::SetBlock& node) {
 
 Evaluator::Flow Evaluator::exec(const ast::FilterBlock& node) {
   const Restore restore(scope_, &scopes_.emplace_back(Scope{scope_, {}}));
-  write(apply_filters(*node.filter, runtime_.text(capture(node.body))).str());
+  write(apply_filters(*node.filter, runtime_.text(capture(node.body))).str(runtime_));
   return Flow::kNormal;
 }
 
@@ -307,7 +310,7 @@ Evaluator::Flow Evaluator::exec(const ast::CallBlock& node) {
   Object& caller = runtime_.new_object<MacroObject>(*this, node.caller, *scope_);
   Arguments arguments = eval(target.arguments);
   arguments.named.emplace_back("caller", Value::of(&caller));
-  write(call(eval(*target.callee), arguments).str());
+  write(call(eval(*target.callee), arguments).str(runtime_));
   return Flow::kNormal;
 }
 
@@ -374,9 +377,7 @@ Value Evaluator::eval(const ast::Binary& node) {
 Value Evaluator::eval(const ast::Concat& node) {
   std::string text;
   for (const auto& part : node.parts) {
-    const size_t before = text.size();
-    eval(*part).append_str(text);
-    runtime_.charge((text.size() - before) / 32);
+    eval(*part).append_str(runtime_, text);
   }
   return runtime_.text(std::move(text));
 }
@@ -385,8 +386,7 @@ Value Evaluator::eval(const ast::Compare& node) {
   Value left = eval(*node.first);
   for (const auto& [op, operand] : node.rest) {
     Value right = eval(*operand);
-    if (right.is_list()) runtime_.charge(right.list().items.size());
-    if (!compare(op, left, right)) return Value::of(false);
+    if (!compare(runtime_, op, left, right)) return Value::of(false);
     left = std::move(right);
   }
   return Value::of(true);
@@ -447,6 +447,7 @@ Value Evaluator::apply_filters(const ast::Expr& chain, const Value& text) {
 Value Evaluator::eval(const ast::Filter& node) {
   const Value operand = node.operand ? eval(*node.operand) : *filter_input_;
   const Builtin* filter = find_filter(node.name);
+  runtime_.charge_reading(operand);
   if (!filter) throw RenderError("No filter named '" + node.name + "'");
   return filter->function(runtime_, operand, eval(node.arguments));
 }
@@ -454,6 +455,7 @@ Value Evaluator::eval(const ast::Filter& node) {
 Value Evaluator::eval(const ast::Test& node) {
   const Value operand = eval(*node.operand);
   const Builtin* test = find_test(node.name);
+  runtime_.charge_reading(operand);
   if (!test) throw RenderError("No test named '" + node.name + "'");
   return Value::of(test->function(runtime_, operand, eval(node.arguments)).boolean() !=
                    node.negated);

@@ -12,24 +12,24 @@ namespace {
 template <std::string (*kFunction)(std::string_view)>
 Value mapped(Runtime& runtime, const Value& self, const Arguments& arguments) {
   require_no_arguments(arguments);
-  return runtime.text(kFunction(self.str()));
+  return runtime.text(kFunction(self.str(runtime)));
 }
 
 Value to_string(Runtime& runtime, const Value& self, const Arguments& arguments) {
   require_no_arguments(arguments);
-  return self.is_string() ? self : runtime.text(self.str());
+  return self.is_string() ? self : runtime.text(self.str(runtime));
 }
 
 Value trim(Runtime& runtime, const Value& self, const Arguments& arguments) {
   const auto [chars] = bind(arguments, {"chars"});
-  const std::string s = self.str();
+  const std::string s = self.str(runtime);
   if (chars.is_undefined() || chars.is_none()) return runtime.text(std::string(text::strip(s)));
   return runtime.text(std::string(text::strip(s, text::Side::kBoth, to_text(chars, "trim"))));
 }
 
 Value replace(Runtime& runtime, const Value& self, const Arguments& arguments) {
   const auto [from, to, count] = bind(arguments, {"old", "new", "count"});
-  const std::string s = self.str(), old_text = from.str(), new_text = to.str();
+  const std::string s = self.str(runtime), old_text = from.str(runtime), new_text = to.str(runtime);
   runtime.charge((s.size() / std::max<size_t>(old_text.size(), 1) + 1) * new_text.size() / 32);
   const int64_t max = count.is_undefined() || count.is_none() ? -1 : to_integer(count, "replace");
   return runtime.text(text::replace(s, old_text, new_text, max));
@@ -38,7 +38,7 @@ Value replace(Runtime& runtime, const Value& self, const Arguments& arguments) {
 Value escape(Runtime& runtime, const Value& self, const Arguments& arguments) {
   require_no_arguments(arguments);
   std::string out;
-  for (const char c : self.str()) {
+  for (const char c : self.str(runtime)) {
     constexpr std::string_view kSpecial = "&<>\"'";
     constexpr std::string_view kEntities[] = {"&amp;", "&lt;", "&gt;", "&#34;", "&#39;"};
     const size_t i = kSpecial.find(c);
@@ -61,7 +61,7 @@ Value indent(Runtime& runtime, const Value& self, const Arguments& arguments) {
                         : std::string(static_cast<size_t>(std::max<int64_t>(spaces, 0)), ' ');
   std::string out;
   size_t line = 0;
-  for (const std::string& content : text::split_lines(self.str() + "\n", false)) {
+  for (const std::string& content : text::split_lines(self.str(runtime) + "\n", false)) {
     if (line > 0) out += '\n';
     if (line > 0 ? blank.truthy() || !content.empty() : first.truthy()) {
       out += prefix;
@@ -75,14 +75,14 @@ Value indent(Runtime& runtime, const Value& self, const Arguments& arguments) {
 
 Value join(Runtime& runtime, const Value& self, const Arguments& arguments) {
   const auto [d, attribute] = bind(arguments, {"d", "attribute"});
-  const std::string separator = d.is_undefined() ? "" : d.str();
+  const std::string separator = d.is_undefined() ? "" : d.str(runtime);
   std::string out;
   bool first = true;
   for (const Value& item : iterate(runtime, self)) {
     const size_t before = out.size();
     if (!std::exchange(first, false)) out += separator;
     const bool whole = attribute.is_undefined() || attribute.is_none();
-    (whole ? item : get_item(runtime, item, attribute)).append_str(out);
+    (whole ? item : get_item(runtime, item, attribute)).append_str(runtime, out);
     runtime.charge((out.size() - before) / 32);
   }
   return runtime.text(std::move(out));
@@ -106,7 +106,7 @@ Value tojson(Runtime& runtime, const Value& self, const Arguments& arguments) {
     style.item_separator = to_text(separators.list().items[0], "separators");
     style.key_separator = to_text(separators.list().items[1], "separators");
   }
-  return runtime.text(to_json(self, style));
+  return runtime.text(to_json(runtime, self, style));
 }
 
 Value default_value(Runtime&, const Value& self, const Arguments& arguments) {
@@ -185,7 +185,7 @@ void sort_by(Runtime& runtime, std::vector<std::pair<Value, Value>>& keyed, bool
   // n log n comparisons, charged before they are made.
   runtime.charge(keyed.size() * 20);
   std::ranges::stable_sort(keyed, [&](const auto& a, const auto& b) {
-    return descending ? less(b.first, a.first) : less(a.first, b.first);
+    return descending ? less(runtime, b.first, a.first) : less(runtime, a.first, b.first);
   });
 }
 
@@ -240,7 +240,8 @@ Value extreme(Runtime& runtime, const Value& self, const Arguments& arguments) {
   bool first = true;
   for (const Value& item : iterate(runtime, self)) {
     Value key = folded(lookup_path(runtime, item, attribute), case_sensitive.truthy());
-    if (std::exchange(first, false) || (kMax ? less(best_key, key) : less(key, best_key))) {
+    if (std::exchange(first, false) ||
+        (kMax ? less(runtime, best_key, key) : less(runtime, key, best_key))) {
       best = item;
       best_key = std::move(key);
     }
@@ -310,7 +311,7 @@ Value select(Runtime& runtime, const Value& self, const Arguments& arguments) {
 Value attr(Runtime& runtime, const Value& self, const Arguments& arguments) {
   const auto [name] = bind(arguments, {"name"});
   if (self.is_dict())
-    return Value::undefined("'dict' object has no attribute '" + name.str() + "'");
+    return Value::undefined("'dict' object has no attribute '" + name.str(runtime) + "'");
   return get_attribute(runtime, self, to_text(name, "attr"));
 }
 
@@ -326,7 +327,8 @@ Value groupby(Runtime& runtime, const Value& self, const Arguments& arguments) {
   for (size_t i = 0; i < keyed.size();) {
     const Value key = keyed[i].first;
     std::vector<Value> members;
-    for (; i < keyed.size() && equal(keyed[i].first, key); ++i) members.push_back(keyed[i].second);
+    for (; i < keyed.size() && equal(runtime, keyed[i].first, key); ++i)
+      members.push_back(keyed[i].second);
     groups.push_back(runtime.tuple({key, runtime.list(std::move(members))}));
   }
   return runtime.list(std::move(groups));
@@ -412,14 +414,15 @@ Value round(Runtime&, const Value& self, const Arguments& arguments) {
   return Value::of(std::stod(text::fixed(value, static_cast<int>(digits))));
 }
 
-Value word_count(Runtime&, const Value& self, const Arguments& arguments) {
+Value word_count(Runtime& runtime, const Value& self, const Arguments& arguments) {
   require_no_arguments(arguments);
-  return Value::of(static_cast<int64_t>(text::split(self.str(), std::nullopt, -1).size()));
+  return Value::of(static_cast<int64_t>(text::split(self.str(runtime), std::nullopt, -1).size()));
 }
 
 Value format(Runtime& runtime, const Value& self, const Arguments& arguments) {
   if (!arguments.named.empty()) fail_arguments("takes no named arguments");
-  return runtime.text(percent_format(runtime, self.str(), runtime.tuple(arguments.positional)));
+  return runtime.text(
+      percent_format(runtime, self.str(runtime), runtime.tuple(arguments.positional)));
 }
 
 constexpr Builtin kFilters[] = {
@@ -501,9 +504,9 @@ std::string percent_format(Runtime& runtime, std::string_view format, const Valu
     if (conversion == '%') {
       out += '%';
     } else if (conversion == 's') {
-      take().append_str(out);
+      take().append_str(runtime, out);
     } else if (conversion == 'r') {
-      take().append_repr(out);
+      take().append_repr(runtime, out);
     } else if (conversion == 'd' || conversion == 'i') {
       const Value value = take();
       out += value.is_float() ? text::fixed(std::trunc(value.number()), 0)

@@ -28,7 +28,7 @@ Value make_namespace(Runtime& runtime, const Value&, const Arguments& arguments)
   auto& ns = runtime.new_object<Namespace>();
   for (const Value& value : arguments.positional) {
     if (!value.is_dict()) fail_arguments("namespace() takes dicts and keyword arguments");
-    for (const auto& [key, item] : value.dict().items()) ns.set_attribute(key.str(), item);
+    for (const auto& [key, item] : value.dict().items()) ns.set_attribute(key.str(runtime), item);
   }
   for (const auto& [name, value] : arguments.named) ns.set_attribute(name, value);
   return Value::of(&ns);
@@ -44,9 +44,9 @@ Value make_dict(Runtime& runtime, const Value&, const Arguments& arguments) {
   return Value::of(&dict);
 }
 
-Value raise_exception(Runtime&, const Value&, const Arguments& arguments) {
+Value raise_exception(Runtime& runtime, const Value&, const Arguments& arguments) {
   const auto [message] = bind(arguments, {"message"});
-  throw RenderError(message.str());
+  throw RenderError(message.str(runtime));
 }
 
 Value strftime_now(Runtime& runtime, const Value&, const Arguments& arguments) {

@@ -182,7 +182,7 @@ Value format(Runtime& runtime, const Value& self, const Arguments& arguments) {
         if (index < arguments.positional.size()) value = &arguments.positional[index];
       }
       if (!value) throw RenderError("format: no argument for the field {" + field + "}");
-      value->append_str(out);
+      value->append_str(runtime, out);
       runtime.charge(1 + out.size() / 32);
       i = end;
     } else {
@@ -238,10 +238,10 @@ Value insert(Runtime& runtime, const Value& self, const Arguments& arguments) {
 
 template <bool kCount>
 Value locate(Runtime& runtime, const Value& self, const Arguments& arguments) {
-  const auto [item] = bind(arguments, {"value"});
+  const Value item = bind(arguments, {"value"})[0];
   const auto& items = self.list().items;
   runtime.charge(1 + items.size());
-  const auto is_item = [&](const Value& other) { return equal(other, item); };
+  const auto is_item = [&](const Value& other) { return equal(runtime, other, item); };
   if (kCount) return Value::of(int64_t{std::ranges::count_if(items, is_item)});
   const auto hit = std::ranges::find_if(items, is_item);
   if (hit == items.end()) throw RenderError("the value is not in the list");

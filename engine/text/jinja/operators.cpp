@@ -112,17 +112,14 @@ std::optional<size_t> position(const Value& key, size_t size) {
 
 }  // namespace
 
-bool equal(const Value& a, const Value& b, int depth) {
+bool equal(Runtime& runtime, const Value& a, const Value& b, int depth) {
   if (depth > kMaxNesting) fail_nesting();
-  if (a.is_integral() && b.is_integral()) return a.integer() == b.integer();
-  if (a.is_number() && b.is_number()) return a.number() == b.number();
-  if (a.is_string() && b.is_string()) return a.string() == b.string();
-  if (a.is_undefined()) return b.is_undefined();
-  if (a.is_none()) return b.is_none();
+  runtime.charge(1);
+  runtime.charge_reading(a);
   if (a.is_list() && b.is_list()) {
     return a.list().is_tuple == b.list().is_tuple &&
            std::ranges::equal(a.list().items, b.list().items, [&](const Value& x, const Value& y) {
-             return equal(x, y, depth + 1);
+             return equal(runtime, x, y, depth + 1);
            });
   }
   if (a.is_dict() && b.is_dict()) {
@@ -130,14 +127,16 @@ bool equal(const Value& a, const Value& b, int depth) {
     return items.size() == b.dict().items().size() &&
            std::ranges::all_of(items, [&](const Dict::Item& item) {
              const Value* other = b.dict().find(item.first);
-             return other && equal(item.second, *other, depth + 1);
+             return other && equal(runtime, item.second, *other, depth + 1);
            });
   }
-  return a.is_object() && b.is_object() && &a.object() == &b.object();
+  return a.equal_scalar(b);
 }
 
-bool less(const Value& a, const Value& b, int depth) {
+bool less(Runtime& runtime, const Value& a, const Value& b, int depth) {
   if (depth > kMaxNesting) fail_nesting();
+  runtime.charge(1);
+  runtime.charge_reading(a);
   if (a.is_integral() && b.is_integral()) return a.integer() < b.integer();
   if (a.is_number() && b.is_number()) return a.number() < b.number();
   if (a.is_string() && b.is_string()) return a.string() < b.string();
@@ -145,7 +144,7 @@ bool less(const Value& a, const Value& b, int depth) {
     const auto& x = a.list().items;
     const auto& y = b.list().items;
     for (size_t i = 0; i < x.size() && i < y.size(); ++i) {
-      if (!equal(x[i], y[i], depth + 1)) return less(x[i], y[i], depth + 1);
+      if (!equal(runtime, x[i], y[i], depth + 1)) return less(runtime, x[i], y[i], depth + 1);
     }
     return x.size() < y.size();
   }
@@ -154,7 +153,8 @@ bool less(const Value& a, const Value& b, int depth) {
   throw RenderError("'<' not supported between instances of " + type(a) + " and " + type(b));
 }
 
-bool contains(const Value& container, const Value& item) {
+bool contains(Runtime& runtime, const Value& container, const Value& item) {
+  runtime.charge_reading(container);
   if (container.is_string()) {
     if (!item.is_string()) {
       throw RenderError("'in <string>' requires string as left operand, not " +
@@ -164,32 +164,32 @@ bool contains(const Value& container, const Value& item) {
   }
   if (container.is_list()) {
     return std::ranges::any_of(container.list().items,
-                               [&](const Value& other) { return equal(other, item); });
+                               [&](const Value& other) { return equal(runtime, other, item); });
   }
   if (container.is_dict()) return container.dict().find(item) != nullptr;
   if (container.is_undefined()) return false;
   throw RenderError("argument of type " + type(container) + " is not iterable");
 }
 
-bool compare(CompareOp op, const Value& a, const Value& b) {
+bool compare(Runtime& runtime, CompareOp op, const Value& a, const Value& b) {
   switch (op) {
     case CompareOp::kEq:
-      return equal(a, b);
+      return equal(runtime, a, b);
     case CompareOp::kNe:
-      return !equal(a, b);
+      return !equal(runtime, a, b);
     case CompareOp::kLt:
-      return less(a, b);
+      return less(runtime, a, b);
     case CompareOp::kGt:
-      return less(b, a);
+      return less(runtime, b, a);
     // For the types less() takes, only NaN makes these differ from "not the other way round".
     case CompareOp::kLe:
-      return less(a, b) || equal(a, b);
+      return less(runtime, a, b) || equal(runtime, a, b);
     case CompareOp::kGe:
-      return less(b, a) || equal(a, b);
+      return less(runtime, b, a) || equal(runtime, a, b);
     case CompareOp::kIn:
-      return contains(b, a);
+      return contains(runtime, b, a);
     case CompareOp::kNotIn:
-      return !contains(b, a);
+      return !contains(runtime, b, a);
   }
   return false;
 }
@@ -284,7 +284,7 @@ Value get_item(Runtime& runtime, const Value& value, const Value& key) {
     return Value::undefined("'str' object has no element " + std::to_string(key.integer()));
   }
   if (key.is_string()) return get_attribute(runtime, value, key.string());
-  return Value::undefined(type(value) + " object has no element " + key.str());
+  return Value::undefined(type(value) + " object has no element " + key.str(runtime));
 }
 
 Value slice(Runtime& runtime,

@@ -13,10 +13,10 @@ namespace headwater::jinja {
 enum class BinaryOp : uint8_t { kAdd, kSub, kMul, kDiv, kFloorDiv, kMod, kPow };
 enum class CompareOp : uint8_t { kEq, kNe, kLt, kLe, kGt, kGe, kIn, kNotIn };
 
-bool equal(const Value& a, const Value& b, int depth = 0);
-bool less(const Value& a, const Value& b, int depth = 0);
-bool contains(const Value& container, const Value& item);
-bool compare(CompareOp op, const Value& a, const Value& b);
+bool equal(Runtime& runtime, const Value& a, const Value& b, int depth = 0);
+bool less(Runtime& runtime, const Value& a, const Value& b, int depth = 0);
+bool contains(Runtime& runtime, const Value& container, const Value& item);
+bool compare(Runtime& runtime, CompareOp op, const Value& a, const Value& b);
 Value binary(Runtime& runtime, BinaryOp op, const Value& a, const Value& b);
 Value negate(const Value& value);
 

@@ -14,9 +14,9 @@ Value unary(Runtime&, const Value& self, const Arguments& arguments) {
 }
 
 template <CompareOp kOp>
-Value comparison(Runtime&, const Value& self, const Arguments& arguments) {
+Value comparison(Runtime& runtime, const Value& self, const Arguments& arguments) {
   const auto [other] = bind(arguments, {"other"});
-  return Value::of(compare(kOp, self, other));
+  return Value::of(compare(runtime, kOp, self, other));
 }
 
 bool is_defined(const Value& v) { return !v.is_undefined(); }
@@ -36,18 +36,18 @@ bool is_iterable(const Value& v) {
 }
 bool is_even(const Value& v) { return to_integer(v, "even") % 2 == 0; }
 bool is_odd(const Value& v) { return to_integer(v, "odd") % 2 != 0; }
-bool is_upper(const Value& v) {
-  const std::string s = v.str();
-  return text::upper(s) == s && text::lower(s) != s;
-}
-bool is_lower(const Value& v) {
-  const std::string s = v.str();
-  return text::lower(s) == s && text::upper(s) != s;
-}
 bool is_filter(const Value& v) { return v.is_string() && find_filter(v.string()); }
 bool is_test(const Value& v) { return v.is_string() && find_test(v.string()); }
 // No template text is markup: nothing is escaped automatically.
 bool is_escaped(const Value&) { return false; }
+
+// In this case and with letters at all.
+template <std::string (*kThis)(std::string_view), std::string (*kOther)(std::string_view)>
+Value has_case(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  const std::string s = self.str(runtime);
+  return Value::of(kThis(s) == s && kOther(s) != s);
+}
 
 Value divisible_by(Runtime&, const Value& self, const Arguments& arguments) {
   const auto [num] = bind(arguments, {"num"});
@@ -78,8 +78,8 @@ constexpr Builtin kTests[] = {
     {"sequence", unary<is_iterable>},
     {"even", unary<is_even>},
     {"odd", unary<is_odd>},
-    {"upper", unary<is_upper>},
-    {"lower", unary<is_lower>},
+    {"upper", has_case<text::upper, text::lower>},
+    {"lower", has_case<text::lower, text::upper>},
     {"filter", unary<is_filter>},
     {"test", unary<is_test>},
     {"escaped", unary<is_escaped>},

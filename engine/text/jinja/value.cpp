@@ -45,21 +45,23 @@ bool Value::truthy() const {
   return true;
 }
 
-std::string Value::str() const {
+std::string Value::str(Runtime& runtime) const {
   std::string out;
-  append_str(out);
+  append_str(runtime, out);
   return out;
 }
 
-void Value::append_str(std::string& out) const {
+void Value::append_str(Runtime& runtime, std::string& out) const {
   if (is_string()) {
+    runtime.charge(string().size() / 32);
     out += string();
   } else {
-    append_repr(out);
+    append_repr(runtime, out);
   }
 }
 
-void Value::append_repr(std::string& out, int depth) const {
+void Value::append_repr(Runtime& runtime, std::string& out, int depth) const {
+  runtime.charge(1);
   if (depth > kMaxNesting) fail_nesting();
   if (is_undefined()) {
     if (depth > 0) out += "Undefined";
@@ -72,13 +74,14 @@ void Value::append_repr(std::string& out, int depth) const {
   } else if (is_float()) {
     out += text::float_repr(number());
   } else if (is_string()) {
+    runtime.charge(string().size() / 8);
     text::append_quoted(out, string());
   } else if (is_list()) {
     const List& l = list();
     out += l.is_tuple ? '(' : '[';
     for (size_t i = 0; i < l.items.size(); ++i) {
       if (i > 0) out += ", ";
-      l.items[i].append_repr(out, depth + 1);
+      l.items[i].append_repr(runtime, out, depth + 1);
     }
     if (l.is_tuple && l.items.size() == 1) out += ',';
     out += l.is_tuple ? ')' : ']';
@@ -87,9 +90,9 @@ void Value::append_repr(std::string& out, int depth) const {
     bool first = true;
     for (const auto& [key, value] : dict().items()) {
       if (!std::exchange(first, false)) out += ", ";
-      key.append_repr(out, depth + 1);
+      key.append_repr(runtime, out, depth + 1);
       out += ": ";
-      value.append_repr(out, depth + 1);
+      value.append_repr(runtime, out, depth + 1);
     }
     out += '}';
   } else {
@@ -102,7 +105,16 @@ bool Value::same(const Value& other) const {
   if (is_list()) return &list() == &other.list();
   if (is_dict()) return &dict() == &other.dict();
   if (is_object()) return &object() == &other.object();
-  return equal(*this, other);
+  return equal_scalar(other);
+}
+
+bool Value::equal_scalar(const Value& other) const {
+  if (is_integral() && other.is_integral()) return integer() == other.integer();
+  if (is_number() && other.is_number()) return number() == other.number();
+  if (is_string() && other.is_string()) return string() == other.string();
+  if (is_undefined()) return other.is_undefined();
+  if (is_none()) return other.is_none();
+  return is_object() && other.is_object() && &object() == &other.object();
 }
 
 std::optional<size_t> Dict::index_of(const Value& key) const {
@@ -112,7 +124,7 @@ std::optional<size_t> Dict::index_of(const Value& key) const {
   }
   if (by_string_.size() == items_.size()) return std::nullopt;
   for (size_t i = 0; i < items_.size(); ++i) {
-    if (equal(items_[i].first, key)) return i;
+    if (items_[i].first.equal_scalar(key)) return i;
   }
   return std::nullopt;
 }
@@ -128,7 +140,7 @@ const Value* Dict::find(std::string_view key) const {
 }
 
 void Dict::set(const Value& key, Value value) {
-  if (key.is_dict() || (key.is_list() && !key.list().is_tuple)) {
+  if (key.is_dict() || key.is_list()) {
     throw RenderError("unhashable type: '" + std::string(key.type_name()) + "'");
   }
   if (const auto index = index_of(key)) {
@@ -209,10 +221,11 @@ namespace {
 
 class JsonWriter {
  public:
-  explicit JsonWriter(const JsonStyle& style) : style_(style) {}
+  JsonWriter(Runtime& runtime, const JsonStyle& style) : runtime_(runtime), style_(style) {}
 
   void write(const Value& value, int depth) {
     if (depth > kMaxNesting) fail_nesting();
+    runtime_.charge(1);
     if (value.is_none()) {
       out += "null";
     } else if (value.is_bool()) {
@@ -222,6 +235,7 @@ class JsonWriter {
     } else if (value.is_float()) {
       out += number(value.number());
     } else if (value.is_string()) {
+      runtime_.charge(value.string().size() / 8);
       text::append_json_string(out, value.string(), style_.ensure_ascii);
     } else if (value.is_list()) {
       write_sequence(
@@ -230,10 +244,12 @@ class JsonWriter {
       std::vector<Dict::Item> items = value.dict().items();
       if (style_.sort_keys) {
         std::ranges::stable_sort(
-            items, [](const auto& a, const auto& b) { return less(a.first, b.first); });
+            items, [&](const auto& a, const auto& b) { return less(runtime_, a.first, b.first); });
       }
       write_sequence('{', '}', items, depth, [&](const Dict::Item& item) {
-        text::append_json_string(out, key(item.first), style_.ensure_ascii);
+        const std::string name = key(item.first);
+        runtime_.charge(name.size() / 8);
+        text::append_json_string(out, name, style_.ensure_ascii);
         out += style_.key_separator;
         write(item.second, depth + 1);
       });
@@ -267,6 +283,7 @@ class JsonWriter {
     out += open;
     for (size_t i = 0; i < items.size(); ++i) {
       if (i > 0) out += style_.item_separator;
+      runtime_.charge(style_.item_separator.size() / 32 + style_.key_separator.size() / 32);
       new_line(depth + 1);
       item(items[i]);
     }
@@ -277,16 +294,18 @@ class JsonWriter {
   void new_line(int depth) {
     if (!style_.indent) return;
     out += '\n';
+    runtime_.charge(static_cast<size_t>(depth) * style_.indent->size() / 32);
     for (int i = 0; i < depth; ++i) out += *style_.indent;
   }
 
+  Runtime& runtime_;
   const JsonStyle& style_;
 };
 
 }  // namespace
 
-std::string to_json(const Value& value, const JsonStyle& style) {
-  JsonWriter writer(style);
+std::string to_json(Runtime& runtime, const Value& value, const JsonStyle& style) {
+  JsonWriter writer(runtime, style);
   writer.write(value, 0);
   return std::move(writer.out);
 }

@@ -91,10 +91,11 @@ class Value {
 
   std::string_view type_name() const;  // as Python spells it
   bool truthy() const;
-  std::string str() const;                  // str(x); bounded in depth
-  void append_str(std::string& out) const;  // the same, onto a text
-  void append_repr(std::string& out, int depth = 0) const;
-  bool same(const Value& other) const;  // x is y
+  std::string str(Runtime& runtime) const;                    // str(x); bounded in depth, charged
+  void append_str(Runtime& runtime, std::string& out) const;  // the same, onto a text
+  void append_repr(Runtime& runtime, std::string& out, int depth = 0) const;
+  bool same(const Value& other) const;          // x is y
+  bool equal_scalar(const Value& other) const;  // x == y, where containers equal nothing
 
  private:
   template <typename T>
@@ -111,7 +112,7 @@ struct List {
   bool is_tuple = false;
 };
 
-// In order of insertion. Keys: strings (indexed), and the rarer kinds, found by comparing.
+// In order of insertion. Keys: strings (indexed) and the rarer scalars, found by comparing.
 struct Dict {
   using Item = std::pair<Value, Value>;
 
@@ -137,10 +138,15 @@ class Runtime {
   Runtime(int64_t max_units, int64_t now) : units_left_(max_units), now_(now) {}
   Runtime(const Runtime&) = delete;
 
-  // A unit is a step of evaluation, or 32 bytes of text, or an element of a container.
+  // A unit is a step of evaluation, or 32 bytes of text, or an element of a container, made or
+  // gone over.
   void charge(size_t units) {
     if (units > static_cast<size_t>(units_left_)) fail_budget();
     units_left_ -= static_cast<int64_t>(units);
+  }
+  // For going over a text once.
+  void charge_reading(const Value& value) {
+    if (value.is_string()) charge(value.string().size() / 32);
   }
   int64_t now() const { return now_; }  // seconds since 1970
 
@@ -178,6 +184,6 @@ struct JsonStyle {
   bool sort_keys = false;
 };
 // As Python's json.dumps. RenderError: a value JSON has no spelling for.
-std::string to_json(const Value& value, const JsonStyle& style);
+std::string to_json(Runtime& runtime, const Value& value, const JsonStyle& style);
 
 }  // namespace headwater::jinja

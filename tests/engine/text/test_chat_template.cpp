@@ -125,6 +125,14 @@ TEST_CASE("ChatTemplate: hostile templates end with an error", "[text][unit]") {
             .find("nested deeper") != std::string::npos);
   CHECK(error_of("{% set l = [] %}{{ l.append(l) }}{{ l }}").find("nested deeper") !=
         std::string::npos);
+  // Small in memory, endless to walk.
+  const std::string doubled =
+      "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(60) %}"
+      "{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}";
+  for (const char* use : {"{{ n.x }}", "{{ n.x == n.y }}", "{{ n.x < n.y }}", "{{ n.x|tojson }}"}) {
+    INFO(use);
+    CHECK(error_of(doubled + use).find(over) != std::string::npos);
+  }
   CHECK(error_of("{{ 9223372036854775807 + 1 }}").find("out of range") != std::string::npos);
 }
 
