@@ -9,7 +9,10 @@
 namespace headwater::jinja {
 namespace {
 
-std::string type(const Value& v) { return "'" + std::string(v.type_name()) + "'"; }
+std::string type(const Value& v) {
+  std::string quoted(1, '\'');
+  return quoted.append(v.type_name()).append(1, '\'');
+}
 
 void require_defined(const Value& v) {
   if (v.is_undefined()) throw RenderError(v.undefined_message());

@@ -381,19 +381,23 @@ class Parser {
     return node.parts.size() == 1 ? std::move(node.parts[0]) : make(line, std::move(node));
   }
 
+  std::optional<BinaryOp> take_product_op() {
+    if (skip_op("*")) return BinaryOp::kMul;
+    if (skip_op("/")) return BinaryOp::kDiv;
+    if (skip_op("//")) return BinaryOp::kFloorDiv;
+    if (skip_op("%")) return BinaryOp::kMod;
+    return std::nullopt;
+  }
+
   ExprPtr parse_product() {
     const int line = peek().line;
     ExprPtr left = parse_power();
-    for (int n = 0; is_op("*") || is_op("/") || is_op("//") || is_op("%"); ++n) {
+    for (int n = 0;; ++n) {
+      const std::optional<BinaryOp> op = take_product_op();
+      if (!op) return left;
       check_chain(n);
-      const std::string text = take().text;
-      const BinaryOp op = text == "*"    ? BinaryOp::kMul
-                          : text == "/"  ? BinaryOp::kDiv
-                          : text == "//" ? BinaryOp::kFloorDiv
-                                         : BinaryOp::kMod;
-      left = make(line, Binary{op, std::move(left), parse_power()});
+      left = make(line, Binary{*op, std::move(left), parse_power()});
     }
-    return left;
   }
 
   ExprPtr parse_power() {
