@@ -1,3 +1,4 @@
+// Above 400 lines: the filters are one table, and each is a few lines.
 #include <algorithm>
 #include <charconv>
 #include <cmath>
