@@ -61,11 +61,12 @@ def test_drain_timeout_bounds_the_wait(start):
 
 def test_second_signal_ends_at_once(start):
     server = start()
-    Streaming(server, ENDLESS)
+    stream = Streaming(server, ENDLESS)
     server.process.send_signal(signal.SIGTERM)
     wait_until(lambda: server.get("/readyz").status == 503, 2, "readiness gone")
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(timeout=3) != 0
+    stream.connection.close()
 
 
 def test_overload_is_refused_with_retry_after(start):
