@@ -446,7 +446,7 @@ class Parser {
       case TokenType::kInteger:
         return make(line, Literal{Value::of(parse_integer(take().text))});
       case TokenType::kFloat:
-        return make(line, Literal{Value::of(std::stod(take().text))});
+        return make(line, Literal{Value::of(parse_float(take().text))});
       default:
         break;
     }
@@ -473,6 +473,13 @@ class Parser {
     if (result.ec != std::errc() || result.ptr != digits.data() + digits.size()) {
       fail("\"" + text.substr(0, 40) + "\" is no integer of 64 bits");
     }
+    return value;
+  }
+
+  double parse_float(const std::string& text) const {
+    double value = 0;
+    const auto result = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (result.ec != std::errc()) fail("\"" + text.substr(0, 40) + "\" is no number in range");
     return value;
   }
 

@@ -94,6 +94,9 @@ TEST_CASE("ChatTemplate: errors say where and what", "[text][unit]") {
         "model.gguf: chat template line 3: expected {% endif %}, got the end");
   CHECK(load_error_of("{% include 'x' %}").find("{% include %} is not supported") !=
         std::string::npos);
+  CHECK(load_error_of("{{ 1e999 }}").find("no number in range") != std::string::npos);
+  CHECK(load_error_of("{{ 1.0e-999 }}").find("no number in range") != std::string::npos);
+  CHECK(load_error_of("{{ 99999999999999999999 }}").find("64 bits") != std::string::npos);
   CHECK(load_error_of("{{ x").find("expected \"}}\"") != std::string::npos);
 }
 
