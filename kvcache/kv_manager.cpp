@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/base/check.h"
+#include "kernels/base/host_buffer.h"
 
 namespace headwater::kv {
 
@@ -17,7 +18,7 @@ KvManager::KvManager(KvGeometry geometry, const Options& options)
     group_table_begin_.push_back(table_stride_);
     table_stride_ += max_pages * g.num_heads;
   }
-  tables_.assign(static_cast<size_t>(table_stride_ * options.max_sequences), kNoPage);
+  tables_ = allocate_host(table_stride_ * options.max_sequences * int64_t{sizeof(int32_t)});
   for (int32_t slot = options.max_sequences; slot-- > 0;) free_slots_.push_back(slot);
 }
 
@@ -65,7 +66,8 @@ void KvManager::set_row(SequenceKv& seq, int32_t g, int32_t page, RowId row) {
   auto& rows = seq.groups_[static_cast<size_t>(g)].rows;
   if (static_cast<size_t>(page) >= rows.size()) rows.resize(static_cast<size_t>(page) + 1, kNoRow);
   rows[static_cast<size_t>(page)] = row;
-  int32_t* entry = tables_.data() + table_begin(seq.slot_, g) + int64_t{page} * group(g).num_heads;
+  int32_t* entry =
+      tables_.as<int32_t>() + table_begin(seq.slot_, g) + int64_t{page} * group(g).num_heads;
   if (row == kNoRow) {
     std::fill_n(entry, group(g).num_heads, kNoPage);
   } else {
@@ -300,7 +302,7 @@ void KvManager::check(std::span<const SequenceKv* const> sequences) const {
       auto& counts = readers[static_cast<size_t>(g)];
       const auto& rows = seq->groups_[static_cast<size_t>(g)].rows;
       for (size_t page = 0; page < rows.size(); ++page) {
-        const int32_t* entry = tables_.data() + table_begin(seq->slot_, g) +
+        const int32_t* entry = tables_.as<int32_t>() + table_begin(seq->slot_, g) +
                                static_cast<int64_t>(page) * group(g).num_heads;
         if (rows[page] == kNoRow) {
           HW_CHECK(*entry == kNoPage, "a dropped page is still in the table", page);

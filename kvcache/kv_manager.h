@@ -14,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/base/tensor.h"
 #include "kvcache/kv_pool.h"
 #include "kvcache/prefix_index.h"
 
@@ -89,7 +90,7 @@ class KvManager {
   std::vector<PageCopy> take_copies();
 
   // Page tables, see paged_kv.h: [slot][group][logical page][head slot].
-  const int32_t* tables() const { return tables_.data(); }
+  const int32_t* tables() const { return tables_.as<int32_t>(); }
   int64_t table_begin(int32_t slot, int32_t group) const {
     return slot * table_stride_ + group_table_begin_[static_cast<size_t>(group)];
   }
@@ -118,7 +119,7 @@ class KvManager {
   Options options_;
   KvPool pool_;
   PrefixIndex index_;
-  std::vector<int32_t> tables_;
+  Buffer tables_;  // entries behind a sequence's last page are never read
   std::vector<int64_t> group_table_begin_;
   int64_t table_stride_ = 0;
   std::vector<int32_t> free_slots_;
