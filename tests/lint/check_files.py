@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks each source file: length, #pragma once, no tabs or trailing blanks, and the format; and that
+"""Checks each source file: length, #pragma once (but in *-inl.h, which Highway includes once per
+instruction set), no tabs or trailing blanks, and the format; and that
 the READMEs link to files that exist.
 
 The format is .clang-format as clang-format 14 (Debian 12) applies it; another version formats
@@ -24,7 +25,8 @@ def check(path, text):
     lines = text.splitlines()
     if len(lines) > MAX_LINES:
         yield f"{path}: {len(lines)} lines; split it below {MAX_LINES}"
-    if path.endswith((".h", ".cuh")) and "#pragma once" not in lines:
+    guarded = path.endswith((".h", ".cuh")) and not path.endswith("-inl.h")
+    if guarded and "#pragma once" not in lines:
         yield f"{path}: a header without #pragma once"
     if text and not text.endswith("\n"):
         yield f"{path}: no newline at the end"

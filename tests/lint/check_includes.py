@@ -36,7 +36,7 @@ MAY_INCLUDE = {
     "kernels/base/": (),
     "kernels/quant/": ("kernels/base/",),
     **{
-        f"kernels/{op}/": KERNEL_SEAM + ("kernels/quant/", "kernels/simd/")
+        f"kernels/{op}/": KERNEL_SEAM + ("kernels/quant/", "kernels/attention/paged_kv_cpu.h")
         for op in ("attention", "linear", "moe", "norm", "rope", "sample")
     },
     "kvcache/": ("kernels/base/", "kernels/attention/paged_kv.h"),
