@@ -58,12 +58,12 @@ struct HeadShape {
 struct AttentionArgs {
   int32_t layer = 0;
   HeadShape heads;
-  float scale = 1.0f;      // logits = scale * q.k
-  float softcap = 0.0f;    // > 0: logits = softcap * tanh(logits / softcap)
-  Matrix q;                // [num_rows, num_heads * head_dim], after RoPE
-  Matrix out;              // [num_rows, num_heads * head_dim]
-  const PageSelection* selection = nullptr;        // null: all visible pages
-  const VirtualTokens* virtual_tokens = nullptr;   // null: none
+  float scale = 1.0f;                             // logits = scale * q.k
+  float softcap = 0.0f;                           // > 0: logits = softcap * tanh(logits / softcap)
+  Matrix q;                                       // [num_rows, num_heads * head_dim], after RoPE
+  Matrix out;                                     // [num_rows, num_heads * head_dim]
+  const PageSelection* selection = nullptr;       // null: all visible pages
+  const VirtualTokens* virtual_tokens = nullptr;  // null: none
 };
 
 class Ops {
@@ -104,8 +104,13 @@ class Ops {
   // Rotates q in place, rotates k, appends k and v of every row to its page of this layer.
   // q: [num_rows, num_heads * head_dim], k and v: [num_rows, num_kv_heads * head_dim]
   // angles: from rope_angles; rows = 0: this layer has no RoPE.
-  virtual void rope_append_kv(int32_t layer, const HeadShape& heads, const RopeSpec& rope,
-                              const StepView& step, Matrix angles, Matrix q, Matrix k,
+  virtual void rope_append_kv(int32_t layer,
+                              const HeadShape& heads,
+                              const RopeSpec& rope,
+                              const StepView& step,
+                              Matrix angles,
+                              Matrix q,
+                              Matrix k,
                               Matrix v) = 0;
   virtual void attention(const AttentionArgs& args, const StepView& step) = 0;
   // out = silu(gate) * up.  gate_up: [m, 2 * n], gate first; out: [m, n]
@@ -113,7 +118,9 @@ class Ops {
   // out[i, :] = x[step.logit_rows[i], :]
   virtual void gather_logit_rows(Matrix x, const StepView& step, Matrix out) = 0;
   // Whole pages, K, V and sidecar: from -> to, for copy on write.
-  virtual void copy_pages(std::byte* arena, const PageShape& page, std::span<const PageId> from,
+  virtual void copy_pages(std::byte* arena,
+                          const PageShape& page,
+                          std::span<const PageId> from,
                           std::span<const PageId> to) = 0;
   virtual void synchronize() = 0;
 };

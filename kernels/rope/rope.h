@@ -16,8 +16,8 @@ enum class RopePairing : uint8_t {
 struct RopeSpec {
   RopePairing pairing = RopePairing::kHalves;
   int32_t rotary_dim = 0;
-  float magnitude = 1.0f;          // cos and sin are multiplied by it
-  std::vector<double> inv_freq;    // [rotary_dim / 2], radians per position
+  float magnitude = 1.0f;        // cos and sin are multiplied by it
+  std::vector<double> inv_freq;  // [rotary_dim / 2], radians per position
   bool operator==(const RopeSpec&) const = default;
 };
 
