@@ -12,6 +12,7 @@ over the measured read bandwidth) and the resident memory after the run.
 """
 
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -114,17 +115,23 @@ def run_headwater(args):
 
 
 def read_bandwidth(threads):
-    """Bytes per second of summing a buffer far larger than the caches, on `threads` processes."""
-    code = (
-        "import numpy as np, time\n"
-        "a = np.ones(1 << 25)\n"
-        "best = 1e9\n"
-        "for _ in range(8):\n"
-        "    t = time.perf_counter(); a.max(); best = min(best, time.perf_counter() - t)\n"
-        "print(a.nbytes / best)"
-    )
-    runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(threads)]
-    return sum(float(run.communicate()[0]) for run in runs)
+    """Bytes per second at which `threads` threads together read 256 MiB each; best of 8."""
+    buffers = [np.ones(1 << 25) for _ in range(threads)]
+    best = 0.0
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for _ in range(8):
+            begin = time.perf_counter()
+            list(pool.map(np.max, buffers))
+            best = max(best, sum(b.nbytes for b in buffers) / (time.perf_counter() - begin))
+    return best
+
+
+def warn_if_busy():
+    """Spinning thread pools lose far more to a busy machine than sleeping ones: no fair race."""
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"warning: load average {load:.1f} before the start: the ratios below mean nothing",
+              file=sys.stderr)
 
 
 def main():
@@ -145,6 +152,7 @@ def main():
         print(json.dumps(run_headwater(args) if args.side == "headwater" else run_llama_cpp(args)))
         return
 
+    warn_if_busy()
     rounds = {"headwater": [], "llama.cpp": []}
     for number in range(args.rounds):
         for side, results in rounds.items():
@@ -164,17 +172,17 @@ def main():
           f"{bandwidth / 1e9:.1f} GB/s, {weight_bytes / 1e6:.0f} MB of weights: decode floor {floor:.0f} tokens/s")
     labels = {"prefill": f"pp{args.pp} tokens/s", "ttft_ms": f"TTFT of {args.pp} ms",
               "decode": f"tg{args.tg} tokens/s", "rss_mb": "resident MB"}
-    print(f"{'':<20}{'headwater':>26}{'llama.cpp':>26}{'ratio':>8}")
+    print(f"{'':<20}{'headwater':>30}{'llama.cpp':>30}{'ratio':>8}")
     for key, label in labels.items():
         medians, cells = [], []
         for results in rounds.values():
             values = [r[key] for r in results]
             medians.append(statistics.median(values))
             cells.append(f"{medians[-1]:.1f} [{min(values):.1f}, {max(values):.1f}]")
-        print(f"{label:<20}{cells[0]:>26}{cells[1]:>26}{medians[0] / medians[1]:>8.2f}")
+        print(f"{label:<20}{cells[0]:>30}{cells[1]:>30}{medians[0] / medians[1]:>8.2f}")
         if key == "decode":
             shares = [f"{100 * m / floor:.0f} %" for m in medians]
-            print(f"{'  share of floor':<20}{shares[0]:>26}{shares[1]:>26}")
+            print(f"{'  share of floor':<20}{shares[0]:>30}{shares[1]:>30}")
     if args.json:
         args.json.write_text(json.dumps(rounds))
 
