@@ -31,6 +31,6 @@ failed=$(number failures)
 skipped=$(number skipped)
 passed=$(($(number tests) - failed - skipped))
 echo
-echo "cases in them: $(($(cases 'in \([0-9]*\) test case') + $(cases 'test cases:.* \([0-9]*\) passed'))) C++, $(cases '= .*\b\([0-9]*\) passed') end-to-end"
+echo "cases in them: $(($(cases 'in \([0-9]*\) test case') + $(cases 'test cases:.* \([0-9]*\) passed'))) C++, $(cases ' \([0-9][0-9]*\) passed.* in [0-9]') end-to-end"
 echo "$passed passed, $failed failed, $skipped skipped"
 exit $status
