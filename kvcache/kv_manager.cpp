@@ -263,7 +263,8 @@ void KvManager::forget(int32_t node, int32_t g) {
 // The least recently used cached row goes: of a group that keeps all only at a leaf (the prefix
 // must stay whole), of a window group anywhere.
 bool KvManager::evict_one() {
-  for (const auto& [stamp, ref] : pool_.cached_rows()) {
+  for (const auto& entry : pool_.cached_rows()) {
+    const RowRef ref = entry.second;  // a copy: forgetting the row takes the entry away
     const int32_t node = pool_.node(ref.group, ref.row);
     if (group(ref.group).rule.keeps_all() && index_.has_children(node)) continue;
     forget(node, ref.group);
