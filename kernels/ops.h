@@ -112,14 +112,19 @@ class Ops {
                               Matrix q,
                               Matrix k,
                               Matrix v) = 0;
+  // For every row at the first position of a block b > 0, in the groups that compensate: the record
+  // of b = the record of b - 1 (b > 1) + the sums over the positions of block b - 1 that are no
+  // sinks, of K and V as stored. After rope_append_kv, before attention.
+  // Source: RazorAttention (arXiv 2407.15891), section 3.3, folded by blocks.
+  virtual void fold_kv(int32_t layer, const HeadShape& heads, const StepView& step) = 0;
   virtual void attention(const AttentionArgs& args, const StepView& step) = 0;
   // out = silu(gate) * up.  gate_up: [m, 2 * n], gate first; out: [m, n]
   virtual void silu_mul(Matrix gate_up, Matrix out) = 0;
   // out[i, :] = x[step.logit_rows[i], :]
   virtual void gather_logit_rows(Matrix x, const StepView& step, Matrix out) = 0;
-  // Whole pages, K, V and sidecar: from -> to, for copy on write.
+  // Whole pages or records of page_bytes: from -> to, for copy on write.
   virtual void copy_pages(std::byte* arena,
-                          const PageShape& page,
+                          int64_t page_bytes,
                           std::span<const PageId> from,
                           std::span<const PageId> to) = 0;
   virtual void synchronize() = 0;

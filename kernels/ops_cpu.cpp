@@ -5,6 +5,7 @@
 #include <string>
 
 #include "kernels/attention/attention_cpu.h"
+#include "kernels/attention/fold_cpu.h"
 #include "kernels/attention/paged_kv_cpu.h"
 #include "kernels/base/check.h"
 #include "kernels/base/host_buffer.h"
@@ -94,6 +95,9 @@ class CpuOps final : public Ops {
                       Matrix v) override {
     cpu::rope_append_kv(layer, heads, rope, step, angles, q, k, v, pool_);
   }
+  void fold_kv(int32_t layer, const HeadShape& heads, const StepView& step) override {
+    cpu::fold_kv(layer, heads, step, pool_);
+  }
   void attention(const AttentionArgs& args, const StepView& step) override {
     cpu::attention(args, step, pool_, attention_);
   }
@@ -105,13 +109,13 @@ class CpuOps final : public Ops {
   }
 
   void copy_pages(std::byte* arena,
-                  const PageShape& page,
+                  int64_t page_bytes,
                   std::span<const PageId> from,
                   std::span<const PageId> to) override {
     for (size_t i = 0; i < from.size(); ++i)
       std::memcpy(arena + to[i] * kPageGranuleBytes,
                   arena + from[i] * kPageGranuleBytes,
-                  static_cast<size_t>(page.page_bytes()));
+                  static_cast<size_t>(page_bytes));
   }
 
   void synchronize() override {}

@@ -80,6 +80,11 @@ struct HeadPages {
                dtype_bytes(group.page.format);
   }
   std::byte* v_at(int32_t position) const { return k_at(position) + group.page.k_bytes(); }
+  float* record_at(int32_t block) const {  // K sums, then V sums: [2, head_dim]
+    const PageId page = table[group.record_begin + int64_t{block} * group.num_heads + slot];
+    HW_CHECK(page >= 0, "a record is read or written that is not there, block", block);
+    return reinterpret_cast<float*>(list.arena + page * kPageGranuleBytes);
+  }
 };
 
 class RefOps final : public Ops {
@@ -202,6 +207,30 @@ class RefOps final : public Ops {
     }
   }
 
+  void fold_kv(int32_t layer, const HeadShape& heads, const StepView& step) override {
+    const int32_t head_dim = heads.head_dim;
+    for (int32_t r = 0; r < step.num_rows; ++r) {
+      for (int32_t h = 0; h < heads.num_kv_heads; ++h) {
+        const HeadPages pages(step.pages, heads.num_kv_heads, layer, h, step.row_seq[r]);
+        const KvGroupShape& group = pages.group;
+        const int32_t block = step.positions[r] / group.block_tokens;
+        const int32_t first = block * group.block_tokens;
+        if (group.record_begin < 0 || block == 0 || first != step.positions[r]) continue;
+        std::vector<float> sums(static_cast<size_t>(2 * head_dim), 0.0f);
+        for (int32_t p = std::max(first - group.block_tokens, group.sink_tokens); p < first; ++p) {
+          for (int32_t d = 0; d < head_dim; ++d) {
+            sums[static_cast<size_t>(d)] += load_scalar(pages.k_at(p), group.page.format, d);
+            sums[static_cast<size_t>(head_dim + d)] +=
+                load_scalar(pages.v_at(p), group.page.format, d);
+          }
+        }
+        float* record = pages.record_at(block);
+        for (size_t i = 0; i < sums.size(); ++i)
+          record[i] = block > 1 ? pages.record_at(block - 1)[i] + sums[i] : sums[i];
+      }
+    }
+  }
+
   void attention(const AttentionArgs& args, const StepView& step) override {
     const int64_t tasks = int64_t{step.num_rows} * args.heads.num_heads;
     pool_.parallel_for(tasks, [&](int64_t task, int) {
@@ -227,13 +256,13 @@ class RefOps final : public Ops {
   }
 
   void copy_pages(std::byte* arena,
-                  const PageShape& page,
+                  int64_t page_bytes,
                   std::span<const PageId> from,
                   std::span<const PageId> to) override {
     for (size_t i = 0; i < from.size(); ++i)
       std::memcpy(arena + to[i] * kPageGranuleBytes,
                   arena + from[i] * kPageGranuleBytes,
-                  static_cast<size_t>(page.page_bytes()));
+                  static_cast<size_t>(page_bytes));
   }
 
   void synchronize() override {}
@@ -267,7 +296,7 @@ class RefOps final : public Ops {
       const int32_t first = page * group.page.page_tokens;
       const int32_t end = std::min(first + group.page.page_tokens, position + 1);
       for (int32_t p = first; p < end; ++p) {
-        if (p >= group.sink_tokens && p < window_start) continue;
+        if (p < window_start && !group.permanent(p)) continue;
         const std::byte* k = pages.k_at(p);
         float product = 0;
         for (int32_t d = 0; d < head_dim; ++d)
@@ -282,6 +311,17 @@ class RefOps final : public Ops {
     } else {
       for (int32_t page = 0; page <= position / group.page.page_tokens; ++page)
         add_page(page, 0.0f);
+    }
+    std::vector<float> mean;  // of the positions folded: K, then V
+    if (const int32_t folded = window_start - group.sink_tokens;
+        group.record_begin >= 0 && folded > 0) {
+      const float* record = pages.record_at(window_start / group.block_tokens);
+      for (int32_t i = 0; i < 2 * head_dim; ++i)
+        mean.push_back(record[i] / static_cast<float>(folded));
+      add(dot(q, mean.data(), head_dim),
+          std::log(static_cast<float>(folded)),
+          nullptr,
+          mean.data() + head_dim);
     }
     if (const VirtualTokens* virtuals = args.virtual_tokens) {
       const int64_t list = int64_t{seq} * heads.num_kv_heads + kv_head;

@@ -14,7 +14,17 @@ KvGeometry::KvGeometry(int32_t num_layers,
   HW_CHECK(static_cast<int64_t>(rules.size()) == int64_t{num_layers} * num_kv_heads,
            "one rule per head",
            rules.size());
-  for (const RetentionRule& rule : rules) {
+  for (RetentionRule rule : rules) {
+    HW_CHECK(rule.block_tokens > 0 && rule.growth_ppm >= 0 && rule.growth_ppm <= rule.kPpm,
+             "a rule's block and growth",
+             rule.block_tokens,
+             rule.growth_ppm);
+    if (rule.compensate) {
+      HW_CHECK(rule.shard_stride == 0 && !rule.keeps_all() && rule.recent_tokens > 1,
+               "a head that compensates has a window and no shard");
+      rule.sink_tokens = pages_for(rule.sink_tokens) * page_tokens_;
+      rule.block_tokens = pages_for(rule.block_tokens) * page_tokens_;
+    }
     auto group = std::find_if(
         groups_.begin(), groups_.end(), [&](const KvGroup& g) { return g.rule == rule; });
     if (group == groups_.end()) group = groups_.insert(group, KvGroup{rule, page, 0});
@@ -22,20 +32,39 @@ KvGeometry::KvGeometry(int32_t num_layers,
   }
 }
 
-int32_t KvGeometry::kept_pages(int32_t group, int64_t num_tokens, bool dense) const {
+bool KvGeometry::keeps_page(int32_t group, int32_t page, int32_t window_start) const {
   const RetentionRule& rule = groups_[static_cast<size_t>(group)].rule;
-  const int32_t all = pages_for(num_tokens);
-  if (dense || num_tokens == 0) return all;
-  const int32_t first_window_page =
-      rule.window_start(static_cast<int32_t>(num_tokens)) / page_tokens_;
-  return all - std::max(0, first_window_page - pages_for(rule.sink_tokens));
+  const int32_t first = page * page_tokens_;
+  const int32_t end = first + page_tokens_;
+  if (end > window_start || first < rule.sink_tokens) return true;
+  if (rule.shard_stride == 0) return false;
+  for (int32_t block = first / rule.block_tokens; block * rule.block_tokens < end; ++block)
+    if ((block + rule.shard_phase) % rule.shard_stride == 0) return true;
+  return false;
+}
+
+int64_t KvGeometry::group_bytes_for(int32_t group, int64_t num_tokens, bool dense) const {
+  const KvGroup& g = groups_[static_cast<size_t>(group)];
+  const int32_t pages = pages_for(num_tokens);
+  // Of page rows [0, end).
+  const auto bytes_below = [&](int64_t end) {
+    int64_t bytes = end * g.num_heads * g.page.page_bytes();
+    if (g.rule.compensate && end > 0)
+      bytes += (end - 1) * page_tokens_ / g.rule.block_tokens * g.num_heads * record_bytes(g.page);
+    return bytes;
+  };
+  const int32_t start =
+      dense ? 0 : g.rule.window_start(static_cast<int32_t>(num_tokens)) / page_tokens_;
+  const int32_t sinks = std::min(pages_for(g.rule.sink_tokens), start);
+  int64_t bytes = bytes_below(pages) - bytes_below(start) + bytes_below(sinks);
+  for (int32_t page = sinks; g.rule.shard_stride > 0 && page < start; ++page)
+    if (keeps_page(group, page, start * page_tokens_)) bytes += g.row_bytes(page);
+  return bytes;
 }
 
 int64_t KvGeometry::bytes_for(int64_t num_tokens, bool dense) const {
   int64_t bytes = 0;
-  for (int32_t g = 0; g < num_groups(); ++g)
-    bytes +=
-        kept_pages(g, num_tokens, dense) * groups_[static_cast<size_t>(g)].bytes_per_page_row();
+  for (int32_t g = 0; g < num_groups(); ++g) bytes += group_bytes_for(g, num_tokens, dense);
   return bytes;
 }
 

@@ -3,6 +3,7 @@
 // pool, scheduler, metrics and usage all ask here.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -12,34 +13,68 @@
 namespace headwater::kv {
 
 // What a head keeps, as a function of the position alone, so that chunking, preemption and prefix
-// reuse cannot change it: the first sink_tokens positions and the latest recent_tokens.
+// reuse cannot change it: the first sink_tokens positions, the latest recent(N) of the N so far,
+// and, of the rest, the blocks of its shard. The methods are rows of numbers:
+//   StreamingLLM, DuoAttention   sinks, recent
+//   RazorAttention               sinks, recent = S0, growth = 1/C, blocks, compensate
+//   MoA                          sinks, recent = least, growth = beta, offset = alpha
+//   S2-Attention                 recent, blocks, shard stride and phase
 struct RetentionRule {
   static constexpr int32_t kKeepAll = -1;
+  static constexpr int32_t kPpm = 1'000'000;
   int32_t sink_tokens = 0;
-  int32_t recent_tokens = kKeepAll;
+  int32_t recent_tokens = kKeepAll;  // the least recent(N)
+  int32_t growth_ppm = 0;            // recent(N) = max(recent_tokens,
+  int32_t growth_offset = 0;  //     growth_offset + ceil(N * growth_ppm / 10^6)); at most 10^6
+  int32_t block_tokens = 1;   // the window begins at a multiple of it (rounded down)
+  int32_t shard_stride = 0;   // > 0: block b stays if (b + shard_phase) % shard_stride == 0
+  int32_t shard_phase = 0;
+  bool compensate = false;  // what is dropped is seen as one token, its mean, of its full weight
 
   bool keeps_all() const { return recent_tokens == kKeepAll; }
-  // First position behind the sinks that the row at `position` sees; never moves back.
+  int64_t recent(int64_t num_tokens) const {
+    const int64_t grown = growth_offset + (num_tokens * growth_ppm + kPpm - 1) / kPpm;
+    return std::max<int64_t>(recent_tokens, growth_ppm > 0 ? grown : 0);
+  }
+  // First position behind the sinks that the row at `position` sees; never moves back, since
+  // recent(N) grows by at most one per token.
   int32_t window_start(int32_t position) const {
-    if (keeps_all() || position < recent_tokens) return 0;
-    return position + 1 - recent_tokens;
+    if (keeps_all()) return 0;
+    const int64_t start = std::max<int64_t>(0, position + 1 - recent(int64_t{position} + 1));
+    return static_cast<int32_t>(start / block_tokens * block_tokens);
+  }
+  // Stays whatever the window: a sink or of the shard.
+  bool permanent(int32_t position) const {
+    return position < sink_tokens ||
+           (shard_stride > 0 && (position / block_tokens + shard_phase) % shard_stride == 0);
   }
   bool operator==(const RetentionRule&) const = default;
 };
 
 // A group: the heads that share one rule and one page class. They are allocated, shared and freed
 // in step, so host bookkeeping is per group.
+//
+// Heads that compensate have a **record** per block beside their pages: the sums of K and V of all
+// that lies before the block (fold_kv in kernels/ops.h). It belongs to the row of the block's first
+// page and shares its fate, so whoever holds the first page of a window holds its compensation.
 struct KvGroup {
   RetentionRule rule;
   PageShape page;
   int32_t num_heads = 0;
 
-  int64_t bytes_per_page_row() const { return num_heads * page.page_bytes(); }
+  bool has_record(int32_t page_idx) const {
+    return rule.compensate && page_idx > 0 && page_idx * page.page_tokens % rule.block_tokens == 0;
+  }
+  // Of a page row: one page per head, and its records if it opens a block.
+  int64_t row_bytes(int32_t page_idx) const {
+    return num_heads * (page.page_bytes() + (has_record(page_idx) ? record_bytes(page) : 0));
+  }
 };
 
 class KvGeometry {
  public:
-  // rules: [num_layers, num_kv_heads]; heads with equal rules become one group.
+  // rules: [num_layers, num_kv_heads]; heads with equal rules become one group. Where heads
+  // compensate, sinks and blocks are rounded up to whole pages, so that only whole pages fold.
   KvGeometry(int32_t num_layers,
              int32_t num_kv_heads,
              std::span<const RetentionRule> rules,
@@ -56,10 +91,12 @@ class KvGeometry {
   int32_t pages_for(int64_t num_tokens) const {
     return static_cast<int32_t>((num_tokens + page_tokens_ - 1) / page_tokens_);
   }
-  // Logical pages that a group holds of num_tokens tokens once everything it may drop is dropped
-  // (dense: nothing is).
-  int32_t kept_pages(int32_t group, int64_t num_tokens, bool dense) const;
-  // Bytes of all heads for one sequence of num_tokens.
+  // Whether a row that sees what is at or behind window_start needs this page.
+  bool keeps_page(int32_t group, int32_t page, int32_t window_start) const;
+  // Bytes that a group holds of num_tokens tokens once everything it may drop is dropped (dense:
+  // nothing is), records included.
+  int64_t group_bytes_for(int32_t group, int64_t num_tokens, bool dense) const;
+  // Of all heads, for one sequence of num_tokens.
   int64_t bytes_for(int64_t num_tokens, bool dense) const;
 
  private:

@@ -1,6 +1,7 @@
 #include "kvcache/kv_manager.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "kernels/base/check.h"
@@ -13,10 +14,12 @@ KvManager::KvManager(KvGeometry geometry, const Options& options)
       options_(options),
       pool_(geometry_, options.arena_bytes, options.superblock_bytes),
       index_(geometry_.page_tokens(), geometry_.num_groups()) {
-  const int64_t max_pages = geometry_.pages_for(options.max_tokens);
+  max_pages_ = geometry_.pages_for(options.max_tokens);
   for (const KvGroup& g : geometry_.groups()) {
     group_table_begin_.push_back(table_stride_);
-    table_stride_ += max_pages * g.num_heads;
+    table_stride_ += max_pages_ * g.num_heads;
+    if (g.rule.compensate)
+      table_stride_ += (options.max_tokens / g.rule.block_tokens + 1) * g.num_heads;
   }
   tables_ = allocate_host(table_stride_ * options.max_sequences * int64_t{sizeof(int32_t)});
   for (int32_t slot = options.max_sequences; slot-- > 0;) free_slots_.push_back(slot);
@@ -37,12 +40,6 @@ SequenceKv KvManager::create(const SequenceRules& rules) {
 int32_t KvManager::window_start(const SequenceKv& seq, int32_t g, int32_t position) const {
   if (seq.rules_.dense || position < seq.rules_.faithful_tokens) return 0;
   return group(g).rule.window_start(position);
-}
-
-bool KvManager::keeps_page(const SequenceKv& seq, int32_t g, int32_t page, int32_t start) const {
-  if (seq.rules_.dense) return true;
-  const int32_t first = page * geometry_.page_tokens();
-  return first < group(g).rule.sink_tokens || first + geometry_.page_tokens() > start;
 }
 
 // Faithful prompts hold the same K and V as dense sequences; streaming ones do not.
@@ -66,13 +63,17 @@ void KvManager::set_row(SequenceKv& seq, int32_t g, int32_t page, RowId row) {
   auto& rows = seq.groups_[static_cast<size_t>(g)].rows;
   if (static_cast<size_t>(page) >= rows.size()) rows.resize(static_cast<size_t>(page) + 1, kNoRow);
   rows[static_cast<size_t>(page)] = row;
-  int32_t* entry =
-      tables_.as<int32_t>() + table_begin(seq.slot_, g) + int64_t{page} * group(g).num_heads;
-  if (row == kNoRow) {
-    std::fill_n(entry, group(g).num_heads, kNoPage);
-  } else {
-    std::ranges::copy(pool_.pages(g, row), entry);
-  }
+  const auto fill = [&](int32_t* entry, std::span<const PageId> ids) {
+    if (row == kNoRow) {
+      std::fill_n(entry, group(g).num_heads, kNoPage);
+    } else {
+      std::ranges::copy(ids, entry);
+    }
+  };
+  fill(table_entry(seq, g, page), row == kNoRow ? std::span<const PageId>{} : pool_.pages(g, row));
+  if (group(g).has_record(page))
+    fill(record_entry(seq, g, page),
+         row == kNoRow ? std::span<const PageId>{} : pool_.records(g, row));
 }
 
 int32_t KvManager::adopt(SequenceKv& seq, std::span<const int32_t> tokens, int32_t max_tokens) {
@@ -89,23 +90,31 @@ int32_t KvManager::adopt(SequenceKv& seq, std::span<const int32_t> tokens, int32
     if (node < 0) break;
     path.push_back(node);
   }
-  // missing[g][p] = pages below p that the index lacks for group g.
-  std::vector<std::vector<int32_t>> missing(static_cast<size_t>(geometry_.num_groups()));
+  // Pages below p that the index lacks for group g: all, and those that stay whatever the window.
+  struct Missing {
+    int32_t all = 0, permanent = 0;
+  };
+  std::vector<std::vector<Missing>> missing(static_cast<size_t>(geometry_.num_groups()));
+  constexpr int32_t kBehindAll = std::numeric_limits<int32_t>::max();
   for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
-    auto& m = missing[static_cast<size_t>(g)];
-    m.push_back(0);
-    for (int32_t node : path) m.push_back(m.back() + (index_.row(node, g) == kNoRow));
+    auto& counts = missing[static_cast<size_t>(g)];
+    counts.push_back({});
+    for (size_t page = 0; page < path.size(); ++page) {
+      Missing count = counts.back();
+      if (index_.row(path[page], g) == kNoRow) {
+        ++count.all;
+        count.permanent += geometry_.keeps_page(g, static_cast<int32_t>(page), kBehindAll);
+      }
+      counts.push_back(count);
+    }
   }
   const auto resumable = [&](int32_t pages) {
     for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
-      const auto& m = missing[static_cast<size_t>(g)];
-      const auto lacks = [&](int32_t from, int32_t to) {
-        return m[static_cast<size_t>(to)] > m[static_cast<size_t>(from)];
-      };
+      const auto& counts = missing[static_cast<size_t>(g)];
       const int32_t start = window_start(seq, g, pages * geometry_.page_tokens());
       const int32_t window = std::min(start / geometry_.page_tokens(), pages);
-      const int32_t sinks = std::min(geometry_.pages_for(group(g).rule.sink_tokens), window);
-      if (lacks(0, sinks) || lacks(window, pages)) return false;
+      const Missing& before = counts[static_cast<size_t>(window)];
+      if (before.permanent > 0 || counts[static_cast<size_t>(pages)].all > before.all) return false;
     }
     return true;
   };
@@ -120,7 +129,7 @@ int32_t KvManager::adopt(SequenceKv& seq, std::span<const int32_t> tokens, int32
     const int32_t start = window_start(seq, g, seq.num_tokens_);
     for (int32_t page = 0; page < pages; ++page) {
       const RowId row = index_.row(path[static_cast<size_t>(page)], g);
-      const bool keep = keeps_page(seq, g, page, start);
+      const bool keep = geometry_.keeps_page(g, page, start);
       if (keep) pool_.add_reader(g, row);
       set_row(seq, g, page, keep ? row : kNoRow);
     }
@@ -133,7 +142,7 @@ bool KvManager::reserve(SequenceKv& seq, int32_t num_tokens) {
   HW_CHECK(num_tokens <= options_.max_tokens, "a sequence longer than its table", num_tokens);
   const int32_t pages = geometry_.pages_for(num_tokens);
   const int32_t open_page = seq.num_tokens_ / geometry_.page_tokens();
-  std::vector<int64_t> needed(static_cast<size_t>(geometry_.num_groups()), 0);
+  std::vector<RowDemand> needed(static_cast<size_t>(geometry_.num_groups()));
   const auto shared_open_row = [&](int32_t g) {
     const auto& rows = seq.groups_[static_cast<size_t>(g)].rows;
     if (static_cast<size_t>(open_page) >= rows.size()) return kNoRow;
@@ -142,24 +151,34 @@ bool KvManager::reserve(SequenceKv& seq, int32_t num_tokens) {
   };
   bool nothing = true;
   for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
-    const auto have = static_cast<int64_t>(seq.groups_[static_cast<size_t>(g)].rows.size());
-    int64_t& need = needed[static_cast<size_t>(g)];
-    need = std::max<int64_t>(0, pages - have) + (shared_open_row(g) != kNoRow);
-    nothing = nothing && need == 0;
+    const auto have = static_cast<int32_t>(seq.groups_[static_cast<size_t>(g)].rows.size());
+    RowDemand& need = needed[static_cast<size_t>(g)];
+    const auto add = [&](int32_t page) {
+      ++need.rows;
+      need.records += group(g).has_record(page);
+    };
+    for (int32_t page = have; page < pages; ++page) add(page);
+    if (shared_open_row(g) != kNoRow) add(open_page);
+    nothing = nothing && need.rows == 0;
   }
   if (nothing) return true;
   if (!make_room(needed)) return false;
   for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
     if (const RowId shared = shared_open_row(g); shared != kNoRow) {
-      const RowId own = pool_.allocate(g);
-      const auto from = pool_.pages(g, shared);
-      const auto to = pool_.pages(g, own);
-      copies_.push_back({g, {from.begin(), from.end()}, {to.begin(), to.end()}});
+      const RowId own = pool_.allocate(g, group(g).has_record(open_page));
+      const auto copy =
+          [&](int64_t bytes, std::span<const PageId> from, std::span<const PageId> to) {
+            copies_.push_back({bytes, {from.begin(), from.end()}, {to.begin(), to.end()}});
+          };
+      copy(group(g).page.page_bytes(), pool_.pages(g, shared), pool_.pages(g, own));
+      if (group(g).has_record(open_page))
+        copy(record_bytes(group(g).page), pool_.records(g, shared), pool_.records(g, own));
       pool_.drop_reader(g, shared);
       set_row(seq, g, open_page, own);
     }
     const auto have = static_cast<int32_t>(seq.groups_[static_cast<size_t>(g)].rows.size());
-    for (int32_t page = have; page < pages; ++page) set_row(seq, g, page, pool_.allocate(g));
+    for (int32_t page = have; page < pages; ++page)
+      set_row(seq, g, page, pool_.allocate(g, group(g).has_record(page)));
   }
   return true;
 }
@@ -204,7 +223,7 @@ void KvManager::retire(SequenceKv& seq) {
     const int32_t frontier = start / geometry_.page_tokens();
     for (int32_t page = pages.frontier_page; page < frontier; ++page) {
       const RowId row = pages.rows[static_cast<size_t>(page)];
-      if (row == kNoRow || keeps_page(seq, g, page, start)) continue;
+      if (row == kNoRow || geometry_.keeps_page(g, page, start)) continue;
       set_row(seq, g, page, kNoRow);
       pool_.drop_reader(g, row);
     }
@@ -247,8 +266,8 @@ void KvManager::release(SequenceKv& seq) {
   seq = {};
 }
 
-bool KvManager::make_room(std::span<const int64_t> rows) {
-  while (!pool_.fits(rows))
+bool KvManager::make_room(std::span<const RowDemand> demand) {
+  while (!pool_.fits(demand))
     if (!evict_one()) return false;
   return true;
 }
@@ -276,19 +295,36 @@ bool KvManager::evict_one() {
   return false;
 }
 
-bool KvManager::could_grow(const SequenceKv& seq, int32_t num_tokens) const {
-  const bool all = seq.rules_.dense || seq.rules_.faithful_tokens > 0;
-  const PoolCounts bytes = pool_.byte_counts();
-  return geometry_.bytes_for(num_tokens, all) - held_bytes(seq) <= bytes.free + bytes.cached;
+int64_t KvManager::peak_growth_bytes(const SequenceKv& seq,
+                                     int32_t num_tokens,
+                                     int32_t max_rows) const {
+  if (num_tokens <= seq.num_tokens_) return 0;
+  int64_t peak = 0;
+  if (seq.rules_.dense) {
+    peak = geometry_.bytes_for(num_tokens, true);
+  } else {
+    // Behind a faithful prompt: what is kept, and a step's rows before it drops what it may.
+    peak = geometry_.bytes_for(std::min(num_tokens, seq.rules_.faithful_tokens), true);
+    if (num_tokens > seq.rules_.faithful_tokens) {
+      const int32_t step = std::min(max_rows, num_tokens - seq.rules_.faithful_tokens);
+      const int64_t step_bytes = geometry_.bytes_for(step, true) + geometry_.bytes_for(1, true);
+      peak = std::max(peak,
+                      std::min(geometry_.bytes_for(num_tokens, false) + step_bytes,
+                               geometry_.bytes_for(num_tokens, true)));
+    }
+  }
+  return std::max<int64_t>(0, peak - held_bytes(seq));
 }
 
 std::vector<PageCopy> KvManager::take_copies() { return std::exchange(copies_, {}); }
 
 int64_t KvManager::held_bytes(const SequenceKv& seq) const {
   int64_t bytes = 0;
-  for (int32_t g = 0; g < geometry_.num_groups() && seq.slot_ >= 0; ++g)
-    for (RowId row : seq.groups_[static_cast<size_t>(g)].rows)
-      if (row != kNoRow) bytes += group(g).bytes_per_page_row();
+  for (int32_t g = 0; g < geometry_.num_groups() && seq.slot_ >= 0; ++g) {
+    const auto& rows = seq.groups_[static_cast<size_t>(g)].rows;
+    for (size_t page = 0; page < rows.size(); ++page)
+      if (rows[page] != kNoRow) bytes += group(g).row_bytes(static_cast<int32_t>(page));
+  }
   return bytes;
 }
 
@@ -303,15 +339,22 @@ void KvManager::check(std::span<const SequenceKv* const> sequences) const {
       auto& counts = readers[static_cast<size_t>(g)];
       const auto& rows = seq->groups_[static_cast<size_t>(g)].rows;
       for (size_t page = 0; page < rows.size(); ++page) {
-        const int32_t* entry = tables_.as<int32_t>() + table_begin(seq->slot_, g) +
-                               static_cast<int64_t>(page) * group(g).num_heads;
+        const auto page_idx = static_cast<int32_t>(page);
+        const bool has_record = group(g).has_record(page_idx);
+        const int32_t* pages = table_entry(*seq, g, page_idx);
+        const int32_t* records = has_record ? record_entry(*seq, g, page_idx) : nullptr;
         if (rows[page] == kNoRow) {
-          HW_CHECK(*entry == kNoPage, "a dropped page is still in the table", page);
+          HW_CHECK(*pages == kNoPage, "a dropped page is still in the table", page);
+          HW_CHECK(!has_record || *records == kNoPage, "a dropped record is in the table", page);
           continue;
         }
-        HW_CHECK(std::ranges::equal(pool_.pages(g, rows[page]),
-                                    std::span(entry, static_cast<size_t>(group(g).num_heads))),
-                 "table and pages differ at",
+        const auto holds = [&](const int32_t* entry, std::span<const PageId> ids) {
+          return std::equal(ids.begin(), ids.end(), entry);
+        };
+        HW_CHECK(holds(pages, pool_.pages(g, rows[page])), "table and pages differ at", page);
+        HW_CHECK(pool_.records(g, rows[page]).empty() != has_record, "records of page", page);
+        HW_CHECK(!has_record || holds(records, pool_.records(g, rows[page])),
+                 "table and records differ at",
                  page);
         if (counts.size() <= static_cast<size_t>(rows[page]))
           counts.resize(static_cast<size_t>(rows[page]) + 1, 0);

@@ -48,9 +48,10 @@ class SequenceKv {
   std::vector<GroupPages> groups_;
 };
 
+// Pages or records, from -> to; carried out in order, before the step's rows.
 struct PageCopy {
-  int32_t group = 0;
-  std::vector<PageId> from, to;  // [num_heads]; carried out in order, before the step's rows
+  int64_t page_bytes = 0;
+  std::vector<PageId> from, to;  // [num_heads]
 };
 
 class KvManager {
@@ -82,15 +83,26 @@ class KvManager {
 
   // First visible position behind the sinks, for the row at `position` (PageList::window_start).
   int32_t window_start(const SequenceKv& seq, int32_t group, int32_t position) const;
-  // Would the pages for num_tokens fit if everything cached were evicted? (For admission: counts
-  // what the sequence has at its end, not the passing peak of a streaming window.)
-  bool could_grow(const SequenceKv& seq, int32_t num_tokens) const;
+  // The most bytes that the sequence will hold, beyond those it holds now, on its way to num_tokens
+  // in steps of at most max_rows: the dense peak of a faithful prompt, the passing peak of a
+  // streaming window.
+  int64_t peak_growth_bytes(const SequenceKv& seq, int32_t num_tokens, int32_t max_rows) const;
+  // Bytes that could be taken now, everything cached evicted.
+  int64_t reclaimable_bytes() const {
+    const PoolCounts bytes = pool_.byte_counts();
+    return bytes.free + bytes.cached;
+  }
 
   // Copies that reserve() asked for since the last call.
   std::vector<PageCopy> take_copies();
 
-  // Page tables, see paged_kv.h: [slot][group][logical page][head slot].
+  // Page tables, see paged_kv.h: [slot][group]: [logical page][head slot], then records
+  // [block][head slot].
   const int32_t* tables() const { return tables_.as<int32_t>(); }
+  // Entries from a group's pages to its records; -1: it has none.
+  int64_t record_begin(int32_t g) const {
+    return group(g).rule.compensate ? max_pages_ * group(g).num_heads : -1;
+  }
   int64_t table_begin(int32_t slot, int32_t group) const {
     return slot * table_stride_ + group_table_begin_[static_cast<size_t>(group)];
   }
@@ -104,14 +116,20 @@ class KvManager {
 
  private:
   const KvGroup& group(int32_t g) const { return geometry_.groups()[static_cast<size_t>(g)]; }
-  bool keeps_page(const SequenceKv& seq, int32_t g, int32_t page, int32_t window_start) const;
+  int32_t* table_entry(const SequenceKv& seq, int32_t g, int32_t page) const {
+    return tables_.as<int32_t>() + table_begin(seq.slot_, g) + int64_t{page} * group(g).num_heads;
+  }
+  int32_t* record_entry(const SequenceKv& seq, int32_t g, int32_t page) const {
+    const int64_t block = page * geometry_.page_tokens() / group(g).rule.block_tokens;
+    return table_entry(seq, g, 0) + record_begin(g) + block * group(g).num_heads;
+  }
   uint64_t index_key(const SequenceRules& rules) const;
   int32_t publishable_tokens(const SequenceKv& seq) const;
   void set_row(SequenceKv& seq, int32_t g, int32_t page, RowId row);
   void move_to_node(SequenceKv& seq, int32_t node);
   void publish(SequenceKv& seq, std::span<const int32_t> tokens);
   void retire(SequenceKv& seq);
-  bool make_room(std::span<const int64_t> rows);
+  bool make_room(std::span<const RowDemand> demand);
   bool evict_one();
   void forget(int32_t node, int32_t g);
 
@@ -119,7 +137,8 @@ class KvManager {
   Options options_;
   KvPool pool_;
   PrefixIndex index_;
-  Buffer tables_;  // entries behind a sequence's last page are never read
+  Buffer tables_;          // entries behind a sequence's last page are never read
+  int64_t max_pages_ = 0;  // of a sequence
   std::vector<int64_t> group_table_begin_;
   int64_t table_stride_ = 0;
   std::vector<int32_t> free_slots_;

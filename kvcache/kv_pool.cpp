@@ -7,13 +7,23 @@
 namespace headwater::kv {
 namespace {
 
-// Page classes are the distinct page sizes.
+// Page classes are the distinct sizes of pages and of records.
 std::vector<int64_t> page_classes(const KvGeometry& geometry) {
   std::vector<int64_t> sizes;
-  for (const KvGroup& group : geometry.groups())
-    if (std::find(sizes.begin(), sizes.end(), group.page.page_bytes()) == sizes.end())
-      sizes.push_back(group.page.page_bytes());
+  const auto add = [&](int64_t bytes) {
+    if (std::find(sizes.begin(), sizes.end(), bytes) == sizes.end()) sizes.push_back(bytes);
+  };
+  for (const KvGroup& group : geometry.groups()) {
+    add(group.page.page_bytes());
+    if (group.rule.compensate) add(record_bytes(group.page));
+  }
   return sizes;
+}
+
+// Rows of which so many have records.
+void count(RowDemand& demand, bool has_records, int64_t rows = 1) {
+  demand.rows += rows;
+  if (has_records) demand.records += rows;
 }
 
 }  // namespace
@@ -21,39 +31,52 @@ std::vector<int64_t> page_classes(const KvGeometry& geometry) {
 KvPool::KvPool(const KvGeometry& geometry, int64_t arena_bytes, int64_t superblock_bytes)
     : allocator_(arena_bytes, superblock_bytes, page_classes(geometry)) {
   const std::vector<int64_t> sizes = page_classes(geometry);
+  const auto class_of = [&](int64_t bytes) {
+    return static_cast<int32_t>(std::find(sizes.begin(), sizes.end(), bytes) - sizes.begin());
+  };
   for (const KvGroup& group : geometry.groups()) {
     Group& mine = groups_.emplace_back();
-    mine.page_bytes = group.page.page_bytes();
     mine.num_heads = group.num_heads;
-    mine.page_class = static_cast<int32_t>(std::find(sizes.begin(), sizes.end(), mine.page_bytes) -
-                                           sizes.begin());
+    mine.page_bytes = group.page.page_bytes();
+    mine.page_class = class_of(mine.page_bytes);
+    if (!group.rule.compensate) continue;
+    mine.record_bytes = record_bytes(group.page);
+    mine.record_class = class_of(mine.record_bytes);
   }
 }
 
-bool KvPool::fits(std::span<const int64_t> rows) const {
-  HW_CHECK(rows.size() == groups_.size(), "a count per group", rows.size());
+bool KvPool::fits(std::span<const RowDemand> demand) const {
+  HW_CHECK(demand.size() == groups_.size(), "a count per group", demand.size());
   std::vector<int64_t> pages_per_class(static_cast<size_t>(allocator_.num_classes()), 0);
-  for (size_t g = 0; g < groups_.size(); ++g)
-    pages_per_class[static_cast<size_t>(groups_[g].page_class)] += rows[g] * groups_[g].num_heads;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    const Group& group = groups_[g];
+    pages_per_class[static_cast<size_t>(group.page_class)] += demand[g].rows * group.num_heads;
+    pages_per_class[static_cast<size_t>(group.record_class)] += demand[g].records * group.num_heads;
+  }
   return allocator_.fits(pages_per_class);
 }
 
-RowId KvPool::allocate(int32_t group_idx) {
+RowId KvPool::allocate(int32_t group_idx, bool with_records) {
   Group& group = groups_[static_cast<size_t>(group_idx)];
   if (group.spare.empty()) {
     group.spare.push_back(static_cast<RowId>(group.rows.size()));
     group.rows.emplace_back();
     group.ids.resize(group.rows.size() * static_cast<size_t>(group.num_heads));
+    if (group.record_bytes > 0) group.record_ids.resize(group.ids.size());
   }
   const RowId row = group.spare.back();
   group.spare.pop_back();
-  const bool allocated = allocator_.allocate(
-      group.page_class,
-      std::span(group.ids).subspan(static_cast<size_t>(row) * static_cast<size_t>(group.num_heads),
-                                   static_cast<size_t>(group.num_heads)));
-  HW_CHECK(allocated, "allocate() without fits(), group", group_idx);
-  group.rows[static_cast<size_t>(row)] = {.readers = 1, .node = -1, .stamp = 0, .live = true};
-  ++group.live;
+  const auto take = [&](int32_t page_class, std::vector<PageId>& ids) {
+    const auto heads = static_cast<size_t>(group.num_heads);
+    const bool allocated = allocator_.allocate(
+        page_class, std::span(ids).subspan(static_cast<size_t>(row) * heads, heads));
+    HW_CHECK(allocated, "allocate() without fits(), group", group_idx);
+  };
+  take(group.page_class, group.ids);
+  if (with_records) take(group.record_class, group.record_ids);
+  group.rows[static_cast<size_t>(row)] = {
+      .readers = 1, .node = -1, .stamp = 0, .live = true, .has_records = with_records};
+  count(group.live, with_records);
   return row;
 }
 
@@ -84,7 +107,7 @@ void KvPool::set_node(int32_t group, RowId row, int32_t node) {
 void KvPool::set_cached(int32_t group, RowId row, bool cached) {
   Row& r = at(group, row);
   if (cached == (r.stamp != 0)) return;
-  groups_[static_cast<size_t>(group)].cached += cached ? 1 : -1;
+  count(groups_[static_cast<size_t>(group)].cached, r.has_records, cached ? 1 : -1);
   if (cached) {
     r.stamp = next_stamp_++;
     cached_.emplace(r.stamp, RowRef{group, row});
@@ -96,10 +119,12 @@ void KvPool::set_cached(int32_t group, RowId row, bool cached) {
 
 void KvPool::free_row(int32_t group_idx, RowId row) {
   Group& group = groups_[static_cast<size_t>(group_idx)];
+  const bool has_records = at(group_idx, row).has_records;
   allocator_.free(group.page_class, pages(group_idx, row));
+  if (has_records) allocator_.free(group.record_class, records(group_idx, row));
   group.rows[static_cast<size_t>(row)] = {};
   group.spare.push_back(row);
-  --group.live;
+  count(group.live, has_records, -1);
 }
 
 std::span<const PageId> KvPool::pages(int32_t group_idx, RowId row) const {
@@ -109,12 +134,19 @@ std::span<const PageId> KvPool::pages(int32_t group_idx, RowId row) const {
       static_cast<size_t>(group.num_heads));
 }
 
+std::span<const PageId> KvPool::records(int32_t group_idx, RowId row) const {
+  if (!at(group_idx, row).has_records) return {};
+  const Group& group = groups_[static_cast<size_t>(group_idx)];
+  const auto heads = static_cast<size_t>(group.num_heads);
+  return std::span(group.record_ids).subspan(static_cast<size_t>(row) * heads, heads);
+}
+
 PoolCounts KvPool::page_counts() const {
   PoolCounts counts;
   int64_t used = 0;
   for (const Group& group : groups_) {
-    counts.cached += group.cached * group.num_heads;
-    used += group.live * group.num_heads;
+    counts.cached += group.cached.rows * group.num_heads;
+    used += group.live.rows * group.num_heads;
   }
   counts.held = used - counts.cached;
   // Of several page sizes the smallest says how many pages the free bytes make.
@@ -129,15 +161,14 @@ PoolCounts KvPool::byte_counts() const {
   PoolCounts counts;
   counts.total = allocator_.total_bytes() - allocator_.slack_bytes();
   counts.free = allocator_.free_bytes();
-  for (const Group& group : groups_)
-    counts.cached += group.cached * group.num_heads * group.page_bytes;
+  for (const Group& group : groups_) counts.cached += group.bytes(group.cached);
   counts.held = allocator_.used_bytes() - counts.cached;
   return counts;
 }
 
 int64_t KvPool::held_rows(int32_t group) const {
   const Group& g = groups_[static_cast<size_t>(group)];
-  return g.live - g.cached;
+  return g.live.rows - g.cached.rows;
 }
 
 void KvPool::check() const {
@@ -145,18 +176,18 @@ void KvPool::check() const {
   int64_t live_bytes = 0;
   size_t cached_rows = 0;
   for (size_t g = 0; g < groups_.size(); ++g) {
-    int64_t live = 0, cached = 0;
+    RowDemand live, cached;
     for (const Row& row : groups_[g].rows) {
       if (!row.live) continue;
-      ++live;
+      count(live, row.has_records);
       const bool is_cached = row.readers == 0;
-      cached += is_cached;
+      if (is_cached) count(cached, row.has_records);
       HW_CHECK(!is_cached || row.node >= 0, "a live row that nobody holds, group", g);
       HW_CHECK(is_cached == (row.stamp != 0), "cached rows are in the eviction order, group", g);
     }
     HW_CHECK(live == groups_[g].live && cached == groups_[g].cached, "row counts of group", g);
-    live_bytes += live * groups_[g].num_heads * groups_[g].page_bytes;
-    cached_rows += static_cast<size_t>(cached);
+    live_bytes += groups_[g].bytes(live);
+    cached_rows += static_cast<size_t>(cached.rows);
   }
   HW_CHECK(live_bytes == allocator_.used_bytes(), "live rows and used bytes", live_bytes);
   HW_CHECK(cached_rows == cached_.size(), "eviction order", cached_rows);

@@ -1,5 +1,6 @@
 // KvPool: page rows and who holds them. A page row is one logical page of one group: one page per
-// head of the group, allocated, shared and freed together. Engine thread only.
+// head of the group, and one record per head if the page opens a block of heads that compensate,
+// allocated, shared and freed together. Engine thread only.
 //
 // A row is   free    not allocated
 //            held    read by `readers` sequences
@@ -25,6 +26,13 @@ struct RowRef {
   RowId row = kNoRow;
 };
 
+// Page rows to allocate in one group; so many of them with records.
+struct RowDemand {
+  int64_t rows = 0;
+  int64_t records = 0;
+  bool operator==(const RowDemand&) const = default;
+};
+
 struct PoolCounts {
   int64_t total = 0, free = 0, held = 0, cached = 0;
 };
@@ -33,10 +41,10 @@ class KvPool {
  public:
   KvPool(const KvGeometry& geometry, int64_t arena_bytes, int64_t superblock_bytes);
 
-  // Whether rows[g] rows of every group g could be allocated together now.
-  bool fits(std::span<const int64_t> rows) const;
+  // Whether demand[g] of every group g could be allocated together now.
+  bool fits(std::span<const RowDemand> demand) const;
   // The caller made sure that it fits. The new row has one reader.
-  RowId allocate(int32_t group);
+  RowId allocate(int32_t group, bool with_records);
   void add_reader(int32_t group, RowId row);
   // The last reader gone: a row of the index becomes cached (the latest used), any other is freed.
   void drop_reader(int32_t group, RowId row);
@@ -48,7 +56,8 @@ class KvPool {
   // Cached rows, least recently used first.
   const std::map<uint64_t, RowRef>& cached_rows() const { return cached_; }
 
-  std::span<const PageId> pages(int32_t group, RowId row) const;
+  std::span<const PageId> pages(int32_t group, RowId row) const;    // [num_heads]
+  std::span<const PageId> records(int32_t group, RowId row) const;  // [num_heads], or empty
   PoolCounts page_counts() const;
   PoolCounts byte_counts() const;
   int64_t slack_bytes() const { return allocator_.slack_bytes(); }
@@ -61,15 +70,21 @@ class KvPool {
     int32_t node = -1;   // of the prefix index
     uint64_t stamp = 0;  // key in cached_, 0 = not cached
     bool live = false;
+    bool has_records = false;
   };
   struct Group {
-    int32_t page_class = 0;
+    int32_t page_class = 0, record_class = 0;
     int32_t num_heads = 0;
-    int64_t page_bytes = 0;
+    int64_t page_bytes = 0, record_bytes = 0;
     std::vector<Row> rows;
-    std::vector<PageId> ids;  // [row, head]
+    std::vector<PageId> ids;         // [row, head]
+    std::vector<PageId> record_ids;  // [row, head] where the heads compensate, else empty
     std::vector<RowId> spare;
-    int64_t live = 0, cached = 0;
+    RowDemand live, cached;
+
+    int64_t bytes(const RowDemand& count) const {
+      return num_heads * (count.rows * page_bytes + count.records * record_bytes);
+    }
   };
 
   const Row& at(int32_t group, RowId row) const {

@@ -18,8 +18,17 @@ Executor::Executor(
     : model_(model), ops_(ops), kv_(kv), arena_(ops.allocate(arena_bytes)) {
   const kv::KvGeometry& geometry = kv.geometry();
   std::vector<KvGroupShape> groups;
-  for (const kv::KvGroup& group : geometry.groups())
-    groups.push_back({group.page, group.num_heads, group.rule.sink_tokens});
+  for (int32_t g = 0; g < geometry.num_groups(); ++g) {
+    const kv::KvGroup& group = geometry.groups()[static_cast<size_t>(g)];
+    groups.push_back({group.page,
+                      group.num_heads,
+                      group.rule.sink_tokens,
+                      group.rule.block_tokens,
+                      group.rule.shard_stride,
+                      group.rule.shard_phase,
+                      kv.record_begin(g)});
+    compensates_ = compensates_ || group.rule.compensate;
+  }
   groups_ = ops.allocate(static_cast<int64_t>(groups.size() * sizeof(KvGroupShape)));
   upload(ops, groups_, std::span<const KvGroupShape>(groups));
   heads_ = ops.allocate(static_cast<int64_t>(geometry.heads().size_bytes()));
@@ -38,10 +47,7 @@ Executor::Executor(
 
 Matrix Executor::run(const StepPlan& plan) {
   for (const kv::PageCopy& copy : plan.copies)
-    ops_.copy_pages(arena_.data(),
-                    kv_.geometry().groups()[static_cast<size_t>(copy.group)].page,
-                    copy.from,
-                    copy.to);
+    ops_.copy_pages(arena_.data(), copy.page_bytes, copy.from, copy.to);
   const auto send = [&](const Buffer& buffer, const auto& values) {
     upload(ops_, buffer, std::span(values));
   };
@@ -69,6 +75,7 @@ Matrix Executor::run(const StepPlan& plan) {
   step.pages.heads = heads_.as<KvHeadSlot>();
   step.pages.window_start = window_start_.as<int32_t>();
   step.pages.num_groups = kv_.geometry().num_groups();
+  step.pages.compensates = compensates_;
 
   const Matrix logits = model_.forward(step);
   host_logits_.resize(static_cast<size_t>(logits.rows * logits.cols));

@@ -26,6 +26,7 @@ class Executor {
   const kv::KvManager& kv_;
   Buffer arena_, groups_, heads_;
   Buffer token_ids_, positions_, row_seq_, row_begin_, logit_rows_, table_begin_, window_start_;
+  bool compensates_ = false;  // some heads do
   std::vector<float> host_logits_;
 };
 

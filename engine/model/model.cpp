@@ -121,6 +121,7 @@ void Model::attention_block(int32_t index, const StepView& step, Matrix x) {
                       q,
                       qkv.columns(q_cols, kv_cols),
                       qkv.columns(q_cols + kv_cols, kv_cols));
+  if (step.pages.compensates) ops_.fold_kv(index, heads, step);
   const Matrix attended = scratch(narrow_, step.num_rows, q_cols);
   const float scale = spec.attention_scale != 0.0f
                           ? spec.attention_scale

@@ -74,7 +74,11 @@ int32_t Scheduler::admit(StepPlan& plan, int32_t max_rows) {
   rules.share_prefix = !seq.wants_prompt_logprobs();  // those need every prompt row computed
   seq.kv = kv_.create(rules);
   const int32_t cached = kv_.adopt(seq.kv, seq.tokens, seq.num_tokens() - 1);
-  if (!kv_.could_grow(seq.kv, seq.num_tokens())) {
+  int64_t needed = kv_.peak_growth_bytes(seq.kv, seq.num_tokens(), max_step_rows());
+  for (const auto& other : running_)
+    if (!other->decoding())
+      needed += kv_.peak_growth_bytes(other->kv, other->num_tokens(), max_step_rows());
+  if (needed > kv_.reclaimable_bytes()) {
     kv_.release(seq.kv);
     return 0;
   }

@@ -50,6 +50,7 @@ class Scheduler {
   // The first waiting sequence runs from now on, if a place and pages are free. Returns the rows
   // that it got in this step; 0: nobody was admitted.
   int32_t admit(StepPlan& plan, int32_t max_rows);
+  int32_t max_step_rows() const { return limits_.max_num_batched_tokens; }
   // Plans up to max_rows of the sequence, preempting later ones for pages. Returns the rows; 0: it
   // was itself preempted, or no logit row is left.
   int32_t place(Sequence& seq, int32_t max_rows, StepPlan& plan);

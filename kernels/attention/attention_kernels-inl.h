@@ -1,6 +1,7 @@
 // Per-target header: one task of paged attention. Query rows are (token, head of the group) pairs.
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
@@ -51,7 +52,7 @@ inline uint64_t bits_below(int64_t count) {
 struct TokenView {
   int32_t position = 0;
   int32_t window_start = 0;
-  int32_t sink_tokens = 0;
+  const KvGroupShape* group = nullptr;
   int32_t page_tokens = 0;
   bool selects = false;
   const int32_t* page = nullptr;  // next entry of the selection
@@ -66,14 +67,29 @@ struct TokenView {
       if (p == page_end) return std::numeric_limits<int64_t>::max();
       block = std::max(block, int64_t{*p} * page_tokens / kKeys);
     }
-    if (block * kKeys >= sink_tokens) block = std::max<int64_t>(block, window_start / kKeys);
-    return block;
+    if (block * kKeys < group->sink_tokens) return block;
+    if (group->shard_stride == 0) return std::max<int64_t>(block, window_start / kKeys);
+    int64_t shard = block * kKeys / group->block_tokens;
+    while ((shard + group->shard_phase) % group->shard_stride != 0) ++shard;
+    return std::max(block, std::min<int64_t>(shard * group->block_tokens, window_start) / kKeys);
+  }
+  // Those of a block that stay visible whatever the window.
+  uint64_t permanent(int64_t first) const {
+    uint64_t bits = bits_below(group->sink_tokens - first);
+    if (group->shard_stride == 0) return bits;
+    for (int64_t shard = first / group->block_tokens; shard * group->block_tokens < first + kKeys;
+         ++shard) {
+      if ((shard + group->shard_phase) % group->shard_stride != 0) continue;
+      const int64_t begin = shard * group->block_tokens - first;
+      bits |= bits_below(begin + group->block_tokens) & ~bits_below(begin);
+    }
+    return bits;
   }
   // Visible positions of a block; fills the bias of its 16-token groups. Blocks must not go back.
   uint64_t visible(int64_t block, float group_bias[4]) {
     const int64_t first = block * kKeys;
-    uint64_t mask = bits_below(position + 1 - first) &
-                    (bits_below(sink_tokens - first) | ~bits_below(window_start - first));
+    uint64_t mask =
+        bits_below(position + 1 - first) & (permanent(first) | ~bits_below(window_start - first));
     std::fill_n(group_bias, 4, 0.0f);
     if (!selects) return mask;
     uint64_t selected = 0;
@@ -394,8 +410,40 @@ inline void attend_virtual(const AttentionArgs& args,
   }
 }
 
-// The virtual tokens as one more segment, then the results.
-inline void finish_task(const AttentionArgs& args, const AttentionTask& task, const TaskRows& t) {
+// What the rows do not see as one token of its full weight. Rows of one window start go together.
+inline void attend_folded(const StepView& step,
+                          const AttentionTask& task,
+                          const cpu::HeadPages& pages,
+                          const TaskRows& t) {
+  const KvGroupShape& group = *pages.group;
+  const int32_t* starts =
+      step.pages.window_start + int64_t{pages.group_idx} * step.num_rows + task.first_row;
+  for (int32_t i = 0, end = 0; i < t.tokens; i = end) {
+    while (end < t.tokens && starts[end] == starts[i]) ++end;
+    const int32_t folded = starts[i] - group.sink_tokens;
+    if (folded <= 0) continue;
+    const float* record = pages.record(starts[i] / group.block_tokens);
+    const auto count = static_cast<float>(folded);
+    for (int32_t d = 0; d < t.head_dim; ++d) {
+      t.k[int64_t{d} * kKeys] = record[d] / count;
+      t.v[d] = record[t.head_dim + d] / count;
+    }
+    alignas(64) float bias[kKeys] = {std::log(count)};
+    attend_rows(t, int64_t{i} * t.group, int64_t{end - i} * t.group, 1, bias);
+  }
+}
+
+// The folded and the virtual tokens as one more segment each, then the results.
+inline void finish_task(const AttentionArgs& args,
+                        const StepView& step,
+                        const AttentionTask& task,
+                        const cpu::HeadPages& pages,
+                        const TaskRows& t) {
+  if (pages.group->record_begin >= 0) {
+    t.reset(t.segment);
+    attend_folded(step, task, pages, t);
+    t.merge_segment();
+  }
   if (args.virtual_tokens != nullptr) {
     t.reset(t.segment);
     attend_virtual(args, task, t);
@@ -427,7 +475,7 @@ inline void run_attention_task(const AttentionArgs& args,
     TokenView& view = views[i];
     view.position = step.positions[row];
     view.window_start = step.pages.window_start[int64_t{pages.group_idx} * step.num_rows + row];
-    view.sink_tokens = pages.group->sink_tokens;
+    view.group = pages.group;
     view.page_tokens = pages.group->page.page_tokens;
     if (const PageSelection* selection = args.selection) {
       const int64_t list =
@@ -452,11 +500,11 @@ inline void run_attention_task(const AttentionArgs& args,
     }
     if (task.partial < 0) t.merge_segment();
   }
-  if (task.partial < 0) finish_task(args, task, t);
+  if (task.partial < 0) finish_task(args, step, task, pages, t);
 }
 
 inline void merge_segments(const AttentionArgs& args,
-                           const StepView&,
+                           const StepView& step,
                            const AttentionTask& task,
                            float* partials,
                            float* memory) {
@@ -469,7 +517,9 @@ inline void merge_segments(const AttentionArgs& args,
   }
   t.segment = own_segment;
   t.load_queries(args, task);
-  finish_task(args, task, t);
+  const cpu::HeadPages pages(
+      step.pages, args.layer, args.heads.num_kv_heads, task.kv_head, task.seq);
+  finish_task(args, step, task, pages, t);
 }
 
 }  // namespace headwater::HWY_NAMESPACE

@@ -10,6 +10,10 @@
 //
 //   tables + table_begin[seq, group]  ->  ids [logical page, head slot in the group]
 //   logical page of a position        =   position / page_tokens
+//
+// Heads that compensate own a record per block of block_tokens positions, of another page size:
+// fp32 sums of K and of V, [2, head_dim], over the positions that are no sinks and lie before the
+// block. Its ids follow at   ids + record_begin  ->  [block, head slot]
 #pragma once
 
 #include <cstddef>
@@ -39,10 +43,26 @@ struct PageShape {
   bool operator==(const PageShape&) const = default;
 };
 
+// Bytes of one head's record of one block.
+inline int64_t record_bytes(const PageShape& page) {
+  const int64_t bytes = int64_t{2} * page.head_dim * int64_t{sizeof(float)};
+  return (bytes + kPageGranuleBytes - 1) / kPageGranuleBytes * kPageGranuleBytes;
+}
+
 struct KvGroupShape {
   PageShape page;
   int32_t num_heads = 0;
-  int32_t sink_tokens = 0;  // positions below it stay visible whatever the window
+  int32_t sink_tokens = 0;   // positions below it stay visible whatever the window
+  int32_t block_tokens = 1;  // of shards and of records
+  int32_t shard_stride =
+      0;  // > 0: blocks b with (b + shard_phase) % shard_stride == 0 stay visible
+  int32_t shard_phase = 0;
+  int64_t record_begin = -1;  // >= 0: the heads compensate
+
+  bool permanent(int32_t position) const {
+    return position < sink_tokens ||
+           (shard_stride > 0 && (position / block_tokens + shard_phase) % shard_stride == 0);
+  }
 };
 
 // Where head (layer, kv head) sits: table entry = ids[page * group.num_heads + slot].
@@ -53,9 +73,12 @@ struct KvHeadSlot {
 
 // What the rows of one step may read, and where they write. Device memory, filled before the step.
 // Row r of sequence s sees key position p iff
-//     p <= positions[r]  and  (p < sink_tokens(group)  or  p >= window_start[group, r]).
-// Every page that holds a visible position is present in the table; others may be holes and are
-// never touched (their bytes may be NaN).
+//     p <= positions[r]  and  (p >= window_start[group, r]  or  group.permanent(p)).
+// Where the heads compensate, window_start is a multiple of block_tokens, and the row sees the
+// n = window_start - sink_tokens positions it does not see (if n > 0) as one virtual token: their
+// mean K and V, with log n added to its logit.
+// Every page that holds a visible position is present in the table, and so is the record of the
+// block at window_start; others may be holes and are never touched (their bytes may be NaN).
 struct PageList {
   std::byte* arena = nullptr;
   const int32_t* tables = nullptr;
@@ -64,6 +87,7 @@ struct PageList {
   const KvHeadSlot* heads = nullptr;      // [num_layers, num_kv_heads]
   const int32_t* window_start = nullptr;  // [num_groups, num_rows]; 0 = everything
   int32_t num_groups = 0;
+  bool compensates = false;  // some group has records
 };
 
 // Optional, one layer: the pages that rows read, as CSR over (query block, kv head). A list

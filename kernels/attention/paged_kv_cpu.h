@@ -40,6 +40,13 @@ struct HeadPages {
     return page(position) + shape.k_bytes() + in_page * shape.head_dim * dtype_bytes(shape.format);
   }
 
+  // Sums of K, then of V: [2][head_dim].
+  float* record(int32_t block) const {
+    const PageId id = table[group->record_begin + int64_t{block} * group->num_heads + slot];
+    HW_CHECK(id >= 0, "a record is read or written that is not there, block", block);
+    return reinterpret_cast<float*>(arena + id * kPageGranuleBytes);
+  }
+
   std::byte* arena;
   const KvGroupShape* group;
   const int32_t* table;

@@ -13,11 +13,19 @@ namespace {
 constexpr PageShape kPage{DType::kF32, 8, 16, 0};  // 1,024 bytes
 constexpr RetentionRule kFull{};
 constexpr RetentionRule kWindow{4, 40};
+// A quarter of the context, at least 40; folds by 32.
+constexpr RetentionRule kRazor{.sink_tokens = 4,
+                               .recent_tokens = 40,
+                               .growth_ppm = 250'000,
+                               .block_tokens = 32,
+                               .compensate = true};
+constexpr RetentionRule kShard{
+    .recent_tokens = 33, .block_tokens = 32, .shard_stride = 4, .shard_phase = 1};
 
-// 2 layers x 2 heads; `window_heads` of the four keep sinks and a window.
-KvGeometry geometry(int window_heads) {
+// 2 layers x 2 heads; `window_heads` of the four keep by the rule.
+KvGeometry geometry(int window_heads, const RetentionRule& rule = kWindow) {
   std::vector<RetentionRule> rules(4, kFull);
-  for (int i = 0; i < window_heads; ++i) rules[static_cast<size_t>(i)] = kWindow;
+  for (int i = 0; i < window_heads; ++i) rules[static_cast<size_t>(i)] = rule;
   return KvGeometry(2, 2, rules, kPage);
 }
 
@@ -53,15 +61,55 @@ TEST_CASE("KvGeometry: equal rules make one group and one function says the cost
   REQUIRE(mixed.heads()[3].group == 1);
   REQUIRE(mixed.heads()[2].slot == 2);
   // 1,000 tokens: 63 pages; the row at 1,000 sees 961..1000: pages 60..62, and the sink page.
-  REQUIRE(mixed.kept_pages(0, 1000, false) == 4);
-  REQUIRE(mixed.kept_pages(0, 1000, true) == 63);
+  REQUIRE(mixed.group_bytes_for(0, 1000, false) == 3 * 4 * 1024);
+  REQUIRE(mixed.group_bytes_for(0, 1000, true) == 3 * 63 * 1024);
   REQUIRE(mixed.bytes_for(1000, false) == (3 * 4 + 63) * 1024);
+}
+
+TEST_CASE("RetentionRule: the frontier never moves back and windows grow as stated",
+          "[kvcache][unit]") {
+  REQUIRE(kRazor.recent(100) == 40);
+  REQUIRE(kRazor.recent(1000) == 250);
+  REQUIRE(kRazor.window_start(999) == 736);  // 750, by whole blocks
+  const RetentionRule moa{
+      .sink_tokens = 64, .recent_tokens = 128, .growth_ppm = 125'000, .growth_offset = -64};
+  REQUIRE(moa.recent(800) == 128);
+  REQUIRE(moa.recent(8000) == 936);
+  for (const RetentionRule& rule : {kWindow, kRazor, kShard, moa}) {
+    int32_t frontier = 0;
+    for (int32_t position = 0; position < 5000; ++position) {
+      const int32_t start = rule.window_start(position);
+      REQUIRE(start >= frontier);
+      REQUIRE(start % rule.block_tokens == 0);
+      REQUIRE(position + 1 - start >= std::min<int64_t>(position + 1, rule.recent(position + 1)));
+      frontier = start;
+    }
+  }
+}
+
+TEST_CASE("KvGeometry: shards of enough heads cover every block; records cost what they say",
+          "[kvcache][unit]") {
+  std::vector<RetentionRule> rules(4, kShard);
+  for (int32_t h = 0; h < 4; ++h) rules[static_cast<size_t>(h)].shard_phase = h;
+  const KvGeometry shards(2, 2, rules, kPage);
+  for (int32_t page = 0; page < 64; ++page) {
+    int kept = 0;
+    for (int32_t g = 0; g < 4; ++g) kept += shards.keeps_page(g, page, 1 << 20);
+    REQUIRE(kept == 1);
+  }
+  // 1,000 tokens of kRazor: window from 736: pages 46..62, and page 0 (sinks, rounded up); records
+  // of blocks 23..31, 256 bytes a head.
+  const KvGeometry razor = geometry(4, kRazor);
+  REQUIRE(razor.groups()[0].rule.sink_tokens == 16);
+  REQUIRE(razor.bytes_for(1000, false) == 4 * (18 * 1024 + 9 * 256));
+  REQUIRE(razor.bytes_for(1000, true) == 4 * (63 * 1024 + 31 * 256));
 }
 
 TEST_CASE("KvManager: held bytes are what the geometry says, and come back", "[kvcache][unit]") {
   const int window_heads = GENERATE(0, 2, 3, 4);
   const int chunk = GENERATE(1, 7, 16, 33, 500);
-  KvManager kv(geometry(window_heads), options(400));
+  const RetentionRule rule = GENERATE(kWindow, kRazor, kShard);
+  KvManager kv(geometry(window_heads, rule), options(400));
   SequenceKv seq = kv.create({.share_prefix = false});
   const std::vector<int32_t> all = tokens(700);
   for (int end = chunk; end <= 700; end += chunk) {
@@ -230,7 +278,8 @@ TEST_CASE("KvManager: a refused reservation changes nothing", "[kvcache][unit]")
 
 TEST_CASE("KvManager: conservation under random traffic", "[kvcache][unit]") {
   const int window_heads = GENERATE(0, 2, 4);
-  KvManager kv(geometry(window_heads), options(4 * 40, 6));
+  const RetentionRule rule = GENERATE(kWindow, kRazor, kShard);
+  KvManager kv(geometry(window_heads, rule), options(4 * 40, 6));
   std::mt19937 random(11);
   struct Live {
     SequenceKv kv;
@@ -245,9 +294,9 @@ TEST_CASE("KvManager: conservation under random traffic", "[kvcache][unit]") {
       std::vector<int32_t> ids = tokens(static_cast<int>(40 + random() % 200));
       for (size_t cut = random() % ids.size(); cut < ids.size(); ++cut)
         ids[cut] += static_cast<int32_t>(random() % 3 == 0);
-      const auto rule = random() % 3;
+      const auto mode = random() % 3;
       const SequenceRules rules{
-          .dense = rule == 0, .faithful_tokens = rule == 1 ? static_cast<int32_t>(ids.size()) : 0};
+          .dense = mode == 0, .faithful_tokens = mode == 1 ? static_cast<int32_t>(ids.size()) : 0};
       Live& seq = live.emplace_back(Live{kv.create(rules), std::move(ids), 0});
       seq.committed =
           static_cast<size_t>(kv.adopt(seq.kv, seq.ids, static_cast<int32_t>(seq.ids.size()) - 1));

@@ -20,13 +20,36 @@ struct Policy {
 const kv::RetentionRule kFull{};
 const kv::RetentionRule kWindow{4, 40};
 const kv::RetentionRule kShort{0, 17};
+// RazorAttention, scaled down: a fifth of the context, at least 24, folded by 16 or 32.
+const kv::RetentionRule kRazor{.sink_tokens = 4,
+                               .recent_tokens = 24,
+                               .growth_ppm = 200'000,
+                               .block_tokens = 16,
+                               .compensate = true};
+const kv::RetentionRule kRazorWide{.sink_tokens = 4,
+                                   .recent_tokens = 20,
+                                   .growth_ppm = 100'000,
+                                   .block_tokens = 32,
+                                   .compensate = true};
+// MoA: grows with the context, no compensation.
+const kv::RetentionRule kSpan{
+    .sink_tokens = 4, .recent_tokens = 16, .growth_ppm = 250'000, .growth_offset = -10};
+// S2-Attention: every third block of 16, and the latest two.
+const kv::RetentionRule kShard{
+    .recent_tokens = 17, .block_tokens = 16, .shard_stride = 3, .shard_phase = 1};
 
 std::vector<Policy> policies() {
   return {{"dense", {}, false},
           {"window on every head, streaming", {kWindow, kWindow, kWindow, kWindow}, false},
           {"window on some heads, streaming", {kWindow, kFull, kShort, kWindow}, false},
           {"window on some heads, faithful", {kWindow, kFull, kShort, kWindow}, true},
-          {"window on every head, faithful", {kShort, kShort, kWindow, kWindow}, true}};
+          {"window on every head, faithful", {kShort, kShort, kWindow, kWindow}, true},
+          {"razor, streaming", {kRazor, kFull, kRazor, kRazorWide}, false},
+          {"razor, faithful", {kRazor, kFull, kRazor, kRazorWide}, true},
+          {"razor on every head, streaming", {kRazor, kRazor, kRazor, kRazor}, false},
+          {"spans, streaming", {kSpan, kFull, kSpan, kShort}, false},
+          {"spans, faithful", {kSpan, kFull, kSpan, kShort}, true},
+          {"shards, streaming", {kShard, kFull, kShard, kWindow}, false}};
 }
 
 const LoadedModel& model(QuantFormat format) {

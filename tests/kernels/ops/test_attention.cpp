@@ -24,6 +24,9 @@ struct Case {
   float softcap = 0;
   bool selects = false;
   bool virtual_tokens = false;
+  int32_t block = 1;
+  int32_t shard_stride = 0;
+  bool compensates = false;
 };
 
 // Sequences fed position by position, in chunks, through rope_append_kv and attention of an Ops.
@@ -32,13 +35,17 @@ class Feeder {
   Feeder(Ops& ops, const Case& c, std::vector<int32_t> lengths, uint64_t page_seed)
       : ops_(ops), case_(c), lengths_(std::move(lengths)) {
     shape_ = {c.format, c.heads.head_dim, c.page_tokens, 0};
-    group_ = {shape_, c.heads.num_kv_heads, c.sinks};
+    group_ = {shape_, c.heads.num_kv_heads, c.sinks, c.block, c.shard_stride, 1};
     for (int32_t h = 0; h < c.heads.num_kv_heads; ++h) slots_.push_back({0, h});
-    int64_t pages = 0;
-    for (const int32_t length : lengths_) {
-      table_begin_.push_back(pages);
-      pages += int64_t{pages_of(length)} * c.heads.num_kv_heads;
-    }
+    // Records take whole pages here; the table has one length for all sequences.
+    const int32_t longest = *std::max_element(lengths_.begin(), lengths_.end());
+    const int64_t page_entries = int64_t{pages_of(longest)} * c.heads.num_kv_heads;
+    if (c.compensates) group_.record_begin = page_entries;
+    const int64_t entries =
+        page_entries + (c.compensates ? (longest / c.block + 1) * c.heads.num_kv_heads : 0);
+    for (size_t s = 0; s < lengths_.size(); ++s)
+      table_begin_.push_back(static_cast<int64_t>(s) * entries);
+    const int64_t pages = static_cast<int64_t>(lengths_.size()) * entries;
     std::vector<int32_t> order(static_cast<size_t>(2 * pages));
     std::iota(order.begin(), order.end(), 0);
     Random random(page_seed);
@@ -56,6 +63,26 @@ class Feeder {
       v_.push_back(Random(300 + s).values(n * c.heads.num_kv_heads * c.heads.head_dim, 1.0f));
       out_.emplace_back(q_.back().size(), 0.0f);
     }
+  }
+
+  // Without rotation-free keys RoPE would make equal inputs differ: all positions get one angle.
+  void make_equal_keys() {
+    same_angle_ = true;
+    for (std::vector<float>& k : k_) {
+      const size_t cols = static_cast<size_t>(case_.heads.num_kv_heads) * shape_.head_dim;
+      for (size_t i = cols; i < k.size(); ++i) k[i] = k[i - cols];
+    }
+  }
+  void make_values_ones() {
+    for (std::vector<float>& v : v_)
+      for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>(i % 7);
+  }
+  // 1 at positions [begin, end), 0 elsewhere.
+  void make_values_range(int32_t begin, int32_t end) {
+    const size_t cols = static_cast<size_t>(case_.heads.num_kv_heads) * shape_.head_dim;
+    for (std::vector<float>& v : v_)
+      for (size_t i = 0; i < v.size(); ++i)
+        v[i] = i / cols >= static_cast<size_t>(begin) && i / cols < static_cast<size_t>(end);
   }
 
   // Sequence s takes part in a step with its next chunk rows, until all are through.
@@ -77,7 +104,8 @@ class Feeder {
   }
 
   int32_t window_start(int32_t position) const {
-    return case_.window == 0 ? 0 : std::max(0, position + 1 - case_.window);
+    if (case_.window == 0) return 0;
+    return std::max(0, position + 1 - case_.window) / case_.block * case_.block;
   }
 
   // Pages that no row of the step sees are holes, and their bytes are NaN for good.
@@ -85,17 +113,26 @@ class Feeder {
     std::vector<int32_t> table = table_;
     if (case_.window == 0) return table;
     for (size_t s = 0; s < lengths_.size(); ++s) {
-      for (int32_t page = 0; page < pages_of(lengths_[s]); ++page) {
-        if (page * case_.page_tokens < case_.sinks ||
-            (page + 1) * case_.page_tokens > window_start(done[s]))
-          continue;
+      const auto punch = [&](int64_t row) {
         for (int32_t h = 0; h < group_.num_heads; ++h) {
-          int32_t& id = table[static_cast<size_t>(table_begin_[s] + page * group_.num_heads + h)];
+          int32_t& id = table[static_cast<size_t>(table_begin_[s] + row * group_.num_heads + h)];
           std::memset(arena_.data() + id * kPageGranuleBytes,
                       0xFF,
                       static_cast<size_t>(shape_.page_bytes()));
           id = kNoPage;
         }
+      };
+      const auto visible = [&](int32_t p) {
+        return p >= window_start(done[s]) || group_.permanent(p);
+      };
+      for (int32_t page = 0; page < pages_of(lengths_[s]); ++page) {
+        const int32_t first = page * case_.page_tokens;
+        bool needed = false;
+        for (int32_t p = first; p < first + case_.page_tokens; ++p) needed = needed || visible(p);
+        if (needed) continue;
+        punch(page);
+        if (case_.compensates && first % case_.block == 0)
+          punch(group_.record_begin / group_.num_heads + first / case_.block);
       }
     }
     return table;
@@ -131,7 +168,8 @@ class Feeder {
     const Matrix q_rows{q.data(), DType::kF32, rows, q_cols, q_cols};
     RopeSpec rope;
     rope.rotary_dim = heads.head_dim;
-    for (int32_t i = 0; i < heads.head_dim / 2; ++i) rope.inv_freq.push_back(1.0 / (1 + i));
+    for (int32_t i = 0; i < heads.head_dim / 2; ++i)
+      rope.inv_freq.push_back(same_angle_ ? 0.0 : 1.0 / (1 + i));
     std::vector<float> angles(static_cast<size_t>(rows * heads.head_dim));
     const Matrix angle_rows{angles.data(), DType::kF32, rows, heads.head_dim, heads.head_dim};
     ops_.rope_angles(rope, view, angle_rows);
@@ -143,6 +181,9 @@ class Feeder {
                         q_rows,
                         {k.data(), DType::kF32, rows, kv_cols, kv_cols},
                         {v.data(), DType::kF32, rows, kv_cols, kv_cols});
+
+    view.pages.compensates = case_.compensates;
+    if (case_.compensates) ops_.fold_kv(0, heads, view);
 
     // One list per row and head: every third page, and the row's own.
     std::vector<int32_t> blocks(static_cast<size_t>(rows));
@@ -189,6 +230,7 @@ class Feeder {
 
   Ops& ops_;
   Case case_;
+  bool same_angle_ = false;
   std::vector<int32_t> lengths_;
   PageShape shape_;
   KvGroupShape group_;
@@ -212,6 +254,11 @@ const std::vector<Case>& cases() {
       {{3, 3, 64}, DType::kF16, 16, 0, 0, 0, true},
       {{6, 3, 64}, DType::kF16, 48, 4, 130, 0, true, true},
       {{4, 2, 64}, DType::kF16, 16, 0, 0, 0, false, true},
+      {{6, 2, 64}, DType::kF16, 16, 16, 40, 0, false, false, 32, 0, true},
+      {{4, 4, 32}, DType::kF32, 32, 0, 50, 0, false, false, 32, 0, true},
+      {{3, 1, 80}, DType::kBF16, 16, 48, 20, 30.0f, false, true, 16, 0, true},
+      {{4, 2, 64}, DType::kF16, 16, 0, 33, 0, false, false, 32, 3},
+      {{2, 1, 64}, DType::kF32, 48, 4, 65, 0, false, false, 64, 2},
   };
   return all;
 }
@@ -219,7 +266,8 @@ const std::vector<Case>& cases() {
 std::string describe(const Case& c) {
   return "heads " + std::to_string(c.heads.num_heads) + "/" + std::to_string(c.heads.num_kv_heads) +
          " dim " + std::to_string(c.heads.head_dim) + " " + dtype_name(c.format) + " page " +
-         std::to_string(c.page_tokens) + " window " + std::to_string(c.window);
+         std::to_string(c.page_tokens) + " window " + std::to_string(c.window) + " block " +
+         std::to_string(c.block);
 }
 
 TEST_CASE("attention agrees with RefOps: ragged mixed batches, holes, selections") {
@@ -261,6 +309,40 @@ TEST_CASE(
   }
 }
 
+// RazorAttention's identities: what is folded counts with its full weight, and less only by how far
+// its keys lie from their mean.
+TEST_CASE("folded tokens: equal keys fold without a trace, others never gain weight") {
+  ThreadPool pool(2);
+  for (const bool ref : {true, false}) {
+    INFO((ref ? "ref" : "cpu"));
+    const auto ops = ref ? make_ref_ops(pool) : make_cpu_ops(pool);
+    Case dense{{4, 2, 64}, DType::kF32, 16, 16};
+    dense.block = 16;
+    Case folded = dense;
+    folded.window = 50;
+    folded.compensates = true;
+    const auto run = [&](const Case& c, bool equal_keys) {
+      Feeder feeder(*ops, c, {300}, 1);
+      if (equal_keys) feeder.make_equal_keys();
+      feeder.make_values_ones();
+      return feeder.feed({64})[0];
+    };
+    CHECK(difference(run(folded, true), run(dense, true)).nmse < 1e-10);
+    // With values 1 for the folded range and 0 elsewhere the output is the weight of that range.
+    const auto weight = [&](const Case& c) {
+      Feeder feeder(*ops, c, {300}, 1);
+      feeder.make_values_range(16, 240);  // what the row at 299 folds
+      const std::vector<float> out = feeder.feed({300})[0];
+      return std::vector<float>(out.end() - 4 * 64, out.end());
+    };
+    const std::vector<float> all = weight(dense), mean = weight(folded);
+    for (size_t i = 0; i < all.size(); ++i) {
+      CHECK(mean[i] <= all[i] * 1.00001f);
+      CHECK(mean[i] > 0.05f * all[i]);
+    }
+  }
+}
+
 TEST_CASE("split over segments or not, the bits are the same") {
   ThreadPool pool(3);
   const auto ref = make_ref_ops(pool);
@@ -268,6 +350,8 @@ TEST_CASE("split over segments or not, the bits are the same") {
   for (const Case& c : {Case{{3, 1, 64}, DType::kF16, 16},
                         Case{{3, 1, 32}, DType::kF16, 32, 4, 1100},
                         Case{{2, 1, 32}, DType::kF16, 16, 4, 300},
+                        Case{{3, 1, 32}, DType::kF16, 16, 16, 300, 0, false, false, 64, 0, true},
+                        Case{{3, 1, 32}, DType::kF16, 16, 0, 300, 0, false, false, 64, 7},
                         Case{{2, 1, 32}, DType::kF16, 16, 0, 0, 0, false, true}}) {
     INFO(describe(c));
     constexpr int32_t kLength = 2100;
