@@ -1,7 +1,4 @@
 // CpuOps: the product on a machine without a GPU. fp32 activations; weights as stored.
-#include <algorithm>
-#include <cstring>
-#include <new>
 #include <string>
 
 #include "kernels/attention/attention_cpu.h"
@@ -12,6 +9,7 @@
 #include "kernels/linear/linear_cpu.h"
 #include "kernels/norm/norm_cpu.h"
 #include "kernels/ops.h"
+#include "kernels/ops_host.h"
 #include "kernels/rope/rope_cpu.h"
 
 namespace headwater {
@@ -104,18 +102,14 @@ class CpuOps final : public Ops {
   void silu_mul(Matrix gate_up, Matrix out) override { cpu::silu_mul(gate_up, out, pool_); }
 
   void gather_logit_rows(Matrix x, const StepView& step, Matrix out) override {
-    for (int32_t i = 0; i < step.num_logit_rows; ++i)
-      std::copy_n(x.f32_row(step.logit_rows[i]), x.cols, out.f32_row(i));
+    gather_logit_rows_host(x, step, out);
   }
 
   void copy_pages(std::byte* arena,
                   int64_t page_bytes,
                   std::span<const PageId> from,
                   std::span<const PageId> to) override {
-    for (size_t i = 0; i < from.size(); ++i)
-      std::memcpy(arena + to[i] * kPageGranuleBytes,
-                  arena + from[i] * kPageGranuleBytes,
-                  static_cast<size_t>(page_bytes));
+    copy_pages_host(arena, page_bytes, from, to);
   }
 
   void synchronize() override {}

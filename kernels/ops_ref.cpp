@@ -2,13 +2,13 @@
 // formula in ops.h. Threads only share out independent rows; no sum crosses them.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "kernels/base/check.h"
 #include "kernels/base/host_buffer.h"
 #include "kernels/ops.h"
+#include "kernels/ops_host.h"
 
 namespace headwater {
 namespace {
@@ -251,18 +251,14 @@ class RefOps final : public Ops {
   }
 
   void gather_logit_rows(Matrix x, const StepView& step, Matrix out) override {
-    for (int32_t i = 0; i < step.num_logit_rows; ++i)
-      std::copy_n(x.f32_row(step.logit_rows[i]), x.cols, out.f32_row(i));
+    gather_logit_rows_host(x, step, out);
   }
 
   void copy_pages(std::byte* arena,
                   int64_t page_bytes,
                   std::span<const PageId> from,
                   std::span<const PageId> to) override {
-    for (size_t i = 0; i < from.size(); ++i)
-      std::memcpy(arena + to[i] * kPageGranuleBytes,
-                  arena + from[i] * kPageGranuleBytes,
-                  static_cast<size_t>(page_bytes));
+    copy_pages_host(arena, page_bytes, from, to);
   }
 
   void synchronize() override {}
