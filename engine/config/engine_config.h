@@ -11,7 +11,7 @@ struct EngineConfig {
   std::string model;                     // GGUF file, or Hugging Face folder
   std::string served_model_name;         // "" = file or folder name
   std::string device = "auto";           // auto | cpu | ref
-  int32_t threads = 0;                   // 0 = one per core
+  int32_t threads = 0;                   // 0 = one per usable CPU
   int32_t max_model_len = 0;             // 0 = the model's, as far as the KV pool reaches
   int32_t max_num_seqs = 64;             // running at once
   int32_t max_num_batched_tokens = 512;  // token budget of one step
@@ -38,7 +38,7 @@ void describe_engine(Config& c, Visitor&& visit) {
   visit("model", c.model, "GGUF file, or folder with config.json and safetensors");
   visit("served-model-name", c.served_model_name, "name clients use; default: the file's name");
   visit("device", c.device, "auto, cpu or ref (slow fp32 oracle)");
-  visit("threads", c.threads, "CPU threads; 0 = one per core");
+  visit("threads", c.threads, "CPU threads; 0 = one per CPU that affinity and cgroup allow");
   visit("max-model-len", c.max_model_len, "longest prompt + output in tokens; 0 = the model's");
   visit("max-num-seqs", c.max_num_seqs, "sequences that run at once");
   visit("max-num-batched-tokens",

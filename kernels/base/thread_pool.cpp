@@ -1,8 +1,5 @@
 #include "kernels/base/thread_pool.h"
 
-#include <sched.h>
-
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <limits>
@@ -10,6 +7,7 @@
 #include <vector>
 
 #include "kernels/base/check.h"
+#include "kernels/base/usable_cpus.h"
 
 namespace headwater {
 namespace {
@@ -39,13 +37,6 @@ bool spin_until(const Ready& ready) {
     }
   } while (std::chrono::steady_clock::now() < deadline);
   return false;
-}
-
-int available_cores() {
-  cpu_set_t cores;
-  CPU_ZERO(&cores);
-  if (sched_getaffinity(0, sizeof(cores), &cores) == 0) return CPU_COUNT(&cores);
-  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 }
 
 }  // namespace
@@ -97,7 +88,7 @@ struct ThreadPool::Impl {
 
 ThreadPool::ThreadPool(int num_threads) : impl_(std::make_unique<Impl>()) {
   HW_CHECK(num_threads >= 0, "num_threads", num_threads);
-  const int total = num_threads == 0 ? available_cores() : num_threads;
+  const int total = num_threads == 0 ? usable_cpus() : num_threads;
   impl_->workers.reserve(total - 1);
   for (int thread = 1; thread < total; ++thread) {
     impl_->workers.emplace_back([this, thread] { impl_->worker_loop(thread); });

@@ -9,7 +9,7 @@ namespace headwater {
 
 class ThreadPool {
  public:
-  // num_threads counts the caller: 1 means no extra thread. 0 means one per available core.
+  // num_threads counts the caller: 1 means no extra thread. 0 means usable_cpus().
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
