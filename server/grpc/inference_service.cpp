@@ -93,30 +93,29 @@ std::string InferenceService::request_id_or_new(const std::string& asked) {
   return asked.empty() ? "grpc-" + std::to_string(next_id_.fetch_add(1)) : asked;
 }
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
-    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
-  if (auto status = authorize(*context); !status.ok()) return new RefusedStream(status);
-  if (auto status = check_request_id(request->request_id()); !status.ok()) {
+template <typename Request>
+InferenceService::Stream* InferenceService::stream(const Request& request,
+                                                   grpc::CallbackServerContext& context,
+                                                   MakeRequest<Request> make) {
+  if (auto status = authorize(context); !status.ok()) return new RefusedStream(status);
+  if (auto status = check_request_id(request.request_id()); !status.ok()) {
     return new RefusedStream(status);
   }
-  return StreamCall::start(*context,
+  return StreamCall::start(context,
                            shared_,
-                           request_id_or_new(request->request_id()),
-                           request->model(),
-                           [this, request] { return make_generate(service_, *request); });
+                           request_id_or_new(request.request_id()),
+                           request.model(),
+                           [this, &request, make] { return make(service_, request); });
 }
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Chat(
-    grpc::CallbackServerContext* context, const v1::ChatRequest* request) {
-  if (auto status = authorize(*context); !status.ok()) return new RefusedStream(status);
-  if (auto status = check_request_id(request->request_id()); !status.ok()) {
-    return new RefusedStream(status);
-  }
-  return StreamCall::start(*context,
-                           shared_,
-                           request_id_or_new(request->request_id()),
-                           request->model(),
-                           [this, request] { return make_chat(service_, *request); });
+InferenceService::Stream* InferenceService::Generate(grpc::CallbackServerContext* context,
+                                                     const v1::GenerateRequest* request) {
+  return stream(*request, *context, make_generate);
+}
+
+InferenceService::Stream* InferenceService::Chat(grpc::CallbackServerContext* context,
+                                                 const v1::ChatRequest* request) {
+  return stream(*request, *context, make_chat);
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerContext* context,
