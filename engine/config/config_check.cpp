@@ -34,11 +34,6 @@ std::vector<std::string> check_engine_config(const EngineConfig& c) {
   if (c.block_size % 16 != 0) {
     issues.add("block-size: must be a multiple of 16, got " + std::to_string(c.block_size));
   }
-  issues.one_of("attention", c.attention, {"dense", "window"});
-  if (c.attention == "dense" && !c.head_table.empty()) {
-    issues.add("head-table: has no meaning with attention dense; set attention to window, got \"" +
-               c.head_table + "\"");
-  }
   issues.range("window-sinks", c.window_sinks, 0, kMaxTokens);
   issues.range("window-recent", c.window_recent, 1, kMaxTokens);
   issues.one_of("prefill-mode", c.prefill_mode, {"streaming", "faithful"});

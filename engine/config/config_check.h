@@ -1,4 +1,6 @@
-// Bounds of EngineConfig alone; what needs the model or the device is checked while loading.
+// Bounds of EngineConfig alone. What needs the model or the device is checked while loading; so are
+// the policy and what it takes, because engine/attention/policy_table.h is the one list of
+// policies.
 #pragma once
 
 #include <string>
