@@ -35,6 +35,7 @@ MAY_INCLUDE = {
     "kernels/": ("kernels/",),
     "kernels/base/": (),
     "kernels/quant/": ("kernels/base/",),
+    "kernels/gradient/": ("kernels/base/",),
     **{
         f"kernels/{op}/": KERNEL_SEAM + ("kernels/quant/", "kernels/attention/paged_kv_cpu.h")
         for op in ("attention", "linear", "moe", "norm", "rope", "sample")
@@ -42,6 +43,7 @@ MAY_INCLUDE = {
     "kvcache/": ("kernels/base/", "kernels/attention/paged_kv.h"),
     # the engine: libraries that read bytes and text stand below the loop
     "engine/": ("engine/", "kvcache/") + KERNEL_SEAM,
+    "engine/calibrate/": ("engine/", "kvcache/", "kernels/gradient/") + KERNEL_SEAM,
     "engine/config/": ("engine/log.h", "kernels/base/"),
     "engine/io/": ("kernels/base/", "kernels/quant/quant_format.h"),
     "engine/text/": ("engine/io/", "kernels/base/"),
