@@ -1,6 +1,7 @@
-// 1,000 random requests on a tiny pool: lengths, arrivals, cancels, overlapping prefixes, choices.
-// The conservation law is checked after every step, every request gets exactly one terminal event
-// per choice, and what ran to its end is bit for bit what it is alone.
+// Random requests on a tiny pool: lengths, arrivals, cancels, overlapping prefixes, choices,
+// requests that ask for dense among others. 1,000 in the unit tests, 10,000 in the soak (slow). The
+// conservation law is checked after every step, every request gets exactly one terminal event per
+// choice, and what ran to its end is bit for bit what it is alone.
 #include <catch2/catch.hpp>
 #include <map>
 #include <random>
@@ -15,6 +16,23 @@ namespace {
 
 const kv::RetentionRule kFull{};
 const kv::RetentionRule kWindow{4, 40};
+const kv::RetentionRule kRazor{.sink_tokens = 4,
+                               .recent_tokens = 20,
+                               .growth_ppm = 200'000,
+                               .block_tokens = 16,
+                               .compensate = true};
+const kv::RetentionRule kShard{
+    .recent_tokens = 17, .block_tokens = 16, .shard_stride = 3, .shard_phase = 1};
+
+struct Policy {
+  const char* name;
+  std::vector<kv::RetentionRule> rules;  // tiny model: 2 layers x 2 kv heads
+  bool faithful = false;
+};
+const Policy kPolicies[] = {{"dense", {}},
+                            {"window, streaming", {kWindow, kFull, kShard, kWindow}},
+                            {"razor, streaming", {kRazor, kFull, kRazor, kRazor}},
+                            {"razor, faithful", {kRazor, kFull, kWindow, kRazor}, true}};
 
 const LoadedModel& model() {
   static const auto files = [] {
@@ -45,19 +63,16 @@ Request random_request(std::mt19937& random, const std::vector<std::vector<int32
   request.sampling.logprobs = 0;
   request.n = random() % 8 == 0 ? 3 : 1;
   if (random() % 20 == 0) request.sampling.prompt_logprobs = 1;
+  if (random() % 6 == 0) request.attention.policy = "dense";
   return request;
 }
 
-}  // namespace
-
-TEST_CASE("Workload: 1,000 random requests on a tiny pool", "[engine][unit]") {
-  const std::string device = GENERATE("ref", "cpu");
-  const int policy = GENERATE(0, 1, 2);
-  CAPTURE(device, policy);
+void run_workload(const std::string& device, const Policy& policy, size_t num_requests) {
+  CAPTURE(device, policy.name);
   HarnessOptions options;
   options.device = device;
-  if (policy > 0) options.rules = {kWindow, kFull, kWindow, kWindow};
-  options.faithful = policy == 2;
+  options.rules = policy.rules;
+  options.faithful = policy.faithful;
   options.kv_pages = 4 * 24;  // the longest request needs 18 of these 24
   options.max_num_seqs = 6;
   options.max_model_len = 280;
@@ -70,8 +85,8 @@ TEST_CASE("Workload: 1,000 random requests on a tiny pool", "[engine][unit]") {
       documents[i][j] = j < 64 ? static_cast<int32_t>(j) : static_cast<int32_t>(random() % 256);
 
   std::vector<Case> cases;
-  while (cases.size() < 1000 || !harness.core().idle()) {
-    for (uint32_t arrivals = random() % 3; arrivals-- > 0 && cases.size() < 1000;) {
+  while (cases.size() < num_requests || !harness.core().idle()) {
+    for (uint32_t arrivals = random() % 3; arrivals-- > 0 && cases.size() < num_requests;) {
       Case& c = cases.emplace_back(Case{random_request(random, documents), nullptr});
       c.request.id = cases.size();
       c.collected = harness.add(c.request);
@@ -115,6 +130,19 @@ TEST_CASE("Workload: 1,000 random requests on a tiny pool", "[engine][unit]") {
                 expected.choices[k].logprobs[t].chosen.logprob);
     }
   }
-  REQUIRE(finished > 700);
-  REQUIRE(cancelled > 20);
+  REQUIRE(finished > static_cast<int>(num_requests / 10 * 7));
+  REQUIRE(cancelled > static_cast<int>(num_requests / 50));
+}
+
+}  // namespace
+
+TEST_CASE("Workload: 1,000 random requests on a tiny pool", "[engine][unit]") {
+  const std::string device = GENERATE("ref", "cpu");
+  const Policy policy = GENERATE(from_range(std::begin(kPolicies), std::end(kPolicies)));
+  run_workload(device, policy, 1000);
+}
+
+TEST_CASE("Workload: soak of 10,000 mixed requests", "[engine][slow]") {
+  const Policy policy = GENERATE(from_range(std::begin(kPolicies), std::end(kPolicies)));
+  run_workload("cpu", policy, 10000);
 }
