@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/attention/attention_cpu.h"
 #include "kernels/attention/paged_kv_cpu.h"
@@ -139,62 +140,111 @@ HWY_INLINE F32x16 load_kv(const std::byte* p, DType format) {
   }
 }
 
-HWY_INLINE void widen(const std::byte* from, DType format, int64_t stride, int64_t n, float* to) {
-  const int64_t step = 16 * dtype_bytes(format);
-  for (int64_t i = 0; i < n; ++i) store(load_kv(from + i * step, format), to + i * stride);
+// Sixteen-lane vectors per row that a pass accumulates: as many as the registers hold, so that
+// enough independent sums hide the latency of the multiply-add.
+template <int kRows>
+constexpr int kPassVectors = kRegs == 1 || kRows == 1 ? 4 : (kRows == 2 ? 2 : 1);
+
+// Where the keys and values of a block come from. Widened to fp32 once for the many rows of a
+// prefill tile: keys [head_dim][64], values [64][head_dim].
+struct WideBlock {
+  const float* k;
+  const float* v;
+  int32_t head_dim;
+
+  HWY_INLINE bool has_group(int) const { return true; }
+  HWY_INLINE F32x16 keys(int group, int32_t d) const {
+    return load(k + int64_t{d} * kKeys + 16 * group);
+  }
+  HWY_INLINE F32x16 values(int token, int32_t d) const {
+    return load(v + int64_t{token} * head_dim + d);
+  }
+};
+
+// Straight from the pages for the few rows of a decode: each element is read and widened once.
+template <DType kFormat>
+struct PageBlock {
+  const std::byte* k[4];  // of each group of 16 tokens; null: nothing in it is seen
+  const std::byte* v[4];
+  int32_t head_dim;
+
+  HWY_INLINE bool has_group(int group) const { return k[group] != nullptr; }
+  HWY_INLINE F32x16 keys(int group, int32_t d) const {
+    return load_kv(k[group] + int64_t{d} * 16 * dtype_bytes(kFormat), kFormat);
+  }
+  HWY_INLINE F32x16 values(int token, int32_t d) const {
+    return load_kv(v[token / 16] + (int64_t{token % 16} * head_dim + d) * dtype_bytes(kFormat),
+                   kFormat);
+  }
+};
+
+// Pointers to the groups of a block that somebody sees; the others may be holes.
+template <DType kFormat>
+PageBlock<kFormat> page_block(const cpu::HeadPages& pages, int64_t block, uint64_t seen) {
+  PageBlock<kFormat> source;
+  source.head_dim = pages.group->page.head_dim;
+  for (int g = 0; g < 4; ++g) {
+    const auto position = static_cast<int32_t>(block * kKeys + 16 * g);
+    const bool visible = (seen >> (16 * g) & 0xFFFF) != 0;
+    source.k[g] = visible ? pages.k_group(position) : nullptr;
+    source.v[g] = visible ? pages.v_token(position) : nullptr;
+  }
+  return source;
 }
 
-// Keys [head_dim][64] and values [64][head_dim] of a block as fp32. What no row of the task sees
-// is not read; its values become 0.
-inline void load_block(
-    const cpu::HeadPages& pages, int64_t block, uint64_t seen, float* k, float* v) {
-  const int32_t head_dim = pages.group->page.head_dim;
-  const DType format = pages.group->page.format;
-  for (int32_t g = 0; g < 4; ++g) {
-    if ((seen >> (16 * g) & 0xFFFF) == 0) continue;
-    const auto position = static_cast<int32_t>(block * kKeys + 16 * g);
-    widen(pages.k_group(position), format, kKeys, head_dim, k + 16 * g);
-  }
+// What no row of the task sees is not read.
+template <DType kFormat>
+WideBlock widen_block(const PageBlock<kFormat>& pages, uint64_t seen, float* k, float* v) {
+  const int32_t head_dim = pages.head_dim;
+  for (int g = 0; g < 4; ++g)
+    for (int32_t d = 0; pages.has_group(g) && d < head_dim; ++d)
+      store(pages.keys(g, d), k + int64_t{d} * kKeys + 16 * g);
   for (uint64_t left = seen; left != 0; left &= left - 1) {
     const int t = std::countr_zero(left);
-    widen(pages.v_token(static_cast<int32_t>(block * kKeys + t)),
-          format,
-          16,
-          head_dim / 16,
-          v + int64_t{t} * head_dim);
+    for (int32_t d = 0; d < head_dim; d += 16)
+      store(pages.values(t, d), v + int64_t{t} * head_dim + d);
   }
+  return {k, v, head_dim};
 }
 
 // logits[r][64] = q[r] . k for kRows consecutive rows.
-template <int kRows>
-HWY_NOINLINE void multiply_keys(const float* q, const float* k, int32_t head_dim, float* logits) {
-  F32x16 acc[kRows][4];
+template <int kRows, typename Block>
+HWY_NOINLINE void multiply_keys(const float* q, const Block& block, float* logits) {
+  constexpr int kVectors = kPassVectors<kRows>;
+  const int32_t head_dim = block.head_dim;
+  for (int first = 0; first < 4; first += kVectors) {
+    bool any = false;
+    for (int g = 0; g < kVectors; ++g) any = any || block.has_group(first + g);
+    if (!any) continue;  // masked by the softmax
+    F32x16 acc[kRows][kVectors];
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
+    for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int g = 0; g < 4; ++g) acc[r][g] = splat(0.0f);
-  for (int32_t d = 0; d < head_dim; ++d) {
-    F32x16 keys[4];
+      for (int g = 0; g < kVectors; ++g) acc[r][g] = splat(0.0f);
+    for (int32_t d = 0; d < head_dim; ++d) {
+      F32x16 keys[kVectors];
 #pragma GCC unroll 4
-    for (int g = 0; g < 4; ++g) keys[g] = load(k + int64_t{d} * kKeys + 16 * g);
+      for (int g = 0; g < kVectors; ++g)
+        keys[g] = block.has_group(first + g) ? block.keys(first + g, d) : splat(0.0f);
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const F32x16 value = splat(q[int64_t{r} * head_dim + d]);
+      for (int r = 0; r < kRows; ++r) {
+        const F32x16 value = splat(q[int64_t{r} * head_dim + d]);
 #pragma GCC unroll 4
-      for (int g = 0; g < 4; ++g) acc[r][g] = fma(value, keys[g], acc[r][g]);
+        for (int g = 0; g < kVectors; ++g) acc[r][g] = fma(value, keys[g], acc[r][g]);
+      }
     }
-  }
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
+    for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int g = 0; g < 4; ++g) store(acc[r][g], logits + r * kKeys + 16 * g);
+      for (int g = 0; g < kVectors; ++g) store(acc[r][g], logits + r * kKeys + 16 * (first + g));
+  }
 }
 
-// values[r] += sum over set bits t of seen, in order, of weights[r][t] * v[t], kDims dims at once.
-template <int kRows, int kVectors>
+// values[r] += sum over set bits t of seen, in order, of weights[r][t] * v[t].
+template <int kRows, int kVectors, typename Block>
 HWY_INLINE void add_value_columns(const float* weights,
-                                  const float* v,
-                                  int32_t head_dim,
+                                  const Block& block,
+                                  int32_t first,
                                   uint64_t seen,
                                   float* values,
                                   int64_t value_stride) {
@@ -202,37 +252,39 @@ HWY_INLINE void add_value_columns(const float* weights,
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int i = 0; i < kVectors; ++i) acc[r][i] = load(values + r * value_stride + 16 * i);
-  for (; seen != 0; seen &= seen - 1) {
-    const int t = std::countr_zero(seen);
+    for (int i = 0; i < kVectors; ++i) acc[r][i] = load(values + r * value_stride + first + 16 * i);
+  const auto add = [&](int t) HWY_ATTR {
     F32x16 token[kVectors];
 #pragma GCC unroll 4
-    for (int i = 0; i < kVectors; ++i) token[i] = load(v + int64_t{t} * head_dim + 16 * i);
+    for (int i = 0; i < kVectors; ++i) token[i] = block.values(t, first + 16 * i);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const F32x16 weight = splat(weights[r * kKeys + t]);
 #pragma GCC unroll 4
       for (int i = 0; i < kVectors; ++i) acc[r][i] = fma(weight, token[i], acc[r][i]);
     }
+  };
+  if (seen == ~uint64_t{0}) {
+    for (int t = 0; t < kKeys; ++t) add(t);
+  } else {
+    for (; seen != 0; seen &= seen - 1) add(std::countr_zero(seen));
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int i = 0; i < kVectors; ++i) store(acc[r][i], values + r * value_stride + 16 * i);
+    for (int i = 0; i < kVectors; ++i) store(acc[r][i], values + r * value_stride + first + 16 * i);
 }
 
-template <int kRows>
-HWY_NOINLINE void add_values(const float* weights,
-                             const float* v,
-                             int32_t head_dim,
-                             uint64_t seen,
-                             float* values,
-                             int64_t value_stride) {
+template <int kRows, typename Block>
+HWY_NOINLINE void add_values(
+    const float* weights, const Block& block, uint64_t seen, float* values, int64_t value_stride) {
+  constexpr int kVectors = kPassVectors<kRows>;
+  constexpr int32_t kWidth = 16 * kVectors;
   int32_t d = 0;
-  for (; d + 64 <= head_dim; d += 64)
-    add_value_columns<kRows, 4>(weights, v + d, head_dim, seen, values + d, value_stride);
-  for (; d < head_dim; d += 16)
-    add_value_columns<kRows, 1>(weights, v + d, head_dim, seen, values + d, value_stride);
+  for (; d + kWidth <= block.head_dim; d += kWidth)
+    add_value_columns<kRows, kVectors>(weights, block, d, seen, values, value_stride);
+  for (; d < block.head_dim; d += 16)
+    add_value_columns<kRows, 1>(weights, block, d, seen, values, value_stride);
 }
 
 // Logits of one row -> weights; rescales the row's state. bias: 64 floats or null.
@@ -334,36 +386,92 @@ struct TaskRows {
   }
 };
 
-// Rows [row, row + count) of the block in t.k, t.v; all see the same keys.
-inline void attend_rows(
-    const TaskRows& t, int64_t row, int64_t count, uint64_t seen, const float* bias) {
+// Rows [row, row + count) of a block; all see the same keys.
+template <typename Block>
+inline void attend_rows(const TaskRows& t,
+                        const Block& block,
+                        int64_t row,
+                        int64_t count,
+                        uint64_t seen,
+                        const float* bias) {
   const int64_t stride = cpu::row_state_floats(t.head_dim);
-  const auto run = [&]<int kRows>(int64_t first) HWY_ATTR {
-    float* logits = t.logits + first * kKeys;
-    multiply_keys<kRows>(t.q + first * t.head_dim, t.k, t.head_dim, logits);
+  const auto run = [&]<int kRows>(std::integral_constant<int, kRows>) HWY_ATTR {
+    float* logits = t.logits + row * kKeys;
+    multiply_keys<kRows>(t.q + row * t.head_dim, block, logits);
     for (int r = 0; r < kRows; ++r)
       update_softmax(logits + r * kKeys,
                      seen,
                      bias,
                      t.softcap,
                      t.head_dim,
-                     cpu::row_state(t.segment, first + r, t.head_dim));
+                     cpu::row_state(t.segment, row + r, t.head_dim));
     add_values<kRows>(
-        logits, t.v, t.head_dim, seen, cpu::row_state(t.segment, first, t.head_dim).values, stride);
+        logits, block, seen, cpu::row_state(t.segment, row, t.head_dim).values, stride);
+    row += kRows;
   };
-  const int64_t end = row + count;
-  for (; row + 6 <= end; row += 6) run.template operator()<6>(row);
-  for (; row + 3 <= end; row += 3) run.template operator()<3>(row);
-  if (row + 2 <= end) {
-    run.template operator()<2>(row);
-  } else if (row < end) {
-    run.template operator()<1>(row);
+  for (const int64_t end = row + count; row < end;) {
+    switch (std::min<int64_t>(end - row, 6)) {
+      case 6:
+        run(std::integral_constant<int, 6>());
+        break;
+      case 5:
+      case 4:
+        run(std::integral_constant<int, 4>());
+        break;
+      case 3:
+        run(std::integral_constant<int, 3>());
+        break;
+      case 2:
+        run(std::integral_constant<int, 2>());
+        break;
+      default:
+        run(std::integral_constant<int, 1>());
+    }
   }
 }
 
 constexpr int32_t kMaxTokens = 48;
 
 // One block for every token of the task.
+template <typename Block>
+inline void attend_tokens(const TaskRows& t,
+                          const Block& block,
+                          const uint64_t* seen,
+                          const float (*group_bias)[4],
+                          const TokenView* views) {
+  for (int32_t i = 0; i < t.tokens;) {
+    int32_t end = i + 1;  // tokens that see the same keys go together
+    const bool biased = views[i].bias != nullptr;
+    while (end < t.tokens && seen[end] == seen[i] && !biased && views[end].bias == nullptr) ++end;
+    if (seen[i] != 0) {
+      alignas(64) float bias[kKeys];
+      if (biased)
+        for (int32_t key = 0; key < kKeys; ++key) bias[key] = group_bias[i][key / 16];
+      attend_rows(t,
+                  block,
+                  int64_t{i} * t.group,
+                  int64_t{end - i} * t.group,
+                  seen[i],
+                  biased ? bias : nullptr);
+    }
+    i = end;
+  }
+}
+
+// Pages of a head lie anywhere: the hardware cannot guess the next ones.
+inline void prefetch_block(const cpu::HeadPages& pages, const TokenView& view, int64_t block) {
+  constexpr int64_t kLine = 64;
+  const auto first = static_cast<int32_t>(block * kKeys);
+  const int32_t end = std::min(first + kKeys, view.position + 1);
+  for (int32_t p = std::max(first, view.window_start); p < end; p += 16 - p % 16) {
+    const std::byte* parts[] = {pages.k_group(p), pages.v_token(p - p % 16)};
+    for (const std::byte* part : parts)
+      for (int64_t i = 0; i < 16 * pages.group->page.head_dim * 2; i += kLine)
+        __builtin_prefetch(part + i, 0, 2);
+  }
+}
+
+template <DType kFormat>
 inline void attend_block(const TaskRows& t,
                          const cpu::HeadPages& pages,
                          int64_t block,
@@ -376,19 +484,28 @@ inline void attend_block(const TaskRows& t,
     any |= seen[i];
   }
   if (any == 0) return;
-  load_block(pages, block, any, t.k, t.v);
-  for (int32_t i = 0; i < t.tokens;) {
-    int32_t end = i + 1;  // tokens that see the same keys go together
-    const bool biased = views[i].bias != nullptr;
-    while (end < t.tokens && seen[end] == seen[i] && !biased && views[end].bias == nullptr) ++end;
-    if (seen[i] != 0) {
-      alignas(64) float bias[kKeys];
-      if (biased)
-        for (int32_t key = 0; key < kKeys; ++key) bias[key] = group_bias[i][key / 16];
-      attend_rows(
-          t, int64_t{i} * t.group, int64_t{end - i} * t.group, seen[i], biased ? bias : nullptr);
-    }
-    i = end;
+  const PageBlock<kFormat> source = page_block<kFormat>(pages, block, any);
+  // Few rows are covered by one pass: to widen for later ones would not pay.
+  constexpr int64_t kFewRows = kFormat == DType::kF32 ? 0 : 6;
+  if (t.rows() <= kFewRows) {
+    prefetch_block(pages, views[t.tokens - 1], block + 1);
+    attend_tokens(t, source, seen, group_bias, views);
+  } else {
+    attend_tokens(t, widen_block(source, any, t.k, t.v), seen, group_bias, views);
+  }
+}
+
+inline void attend_block(const TaskRows& t,
+                         const cpu::HeadPages& pages,
+                         int64_t block,
+                         TokenView* views) {
+  switch (pages.group->page.format) {
+    case DType::kF16:
+      return attend_block<DType::kF16>(t, pages, block, views);
+    case DType::kBF16:
+      return attend_block<DType::kBF16>(t, pages, block, views);
+    default:
+      return attend_block<DType::kF32>(t, pages, block, views);
   }
 }
 
@@ -406,7 +523,7 @@ inline void attend_virtual(const AttentionArgs& args,
       for (int32_t d = 0; d < t.head_dim; ++d) t.k[int64_t{d} * kKeys + i] = tokens.k[from + d];
       std::copy_n(tokens.v + from, t.head_dim, t.v + int64_t{i} * t.head_dim);
     }
-    attend_rows(t, 0, t.rows(), cpu::bits_below(count), bias);
+    attend_rows(t, WideBlock{t.k, t.v, t.head_dim}, 0, t.rows(), cpu::bits_below(count), bias);
   }
 }
 
@@ -429,7 +546,12 @@ inline void attend_folded(const StepView& step,
       t.v[d] = record[t.head_dim + d] / count;
     }
     alignas(64) float bias[kKeys] = {std::log(count)};
-    attend_rows(t, int64_t{i} * t.group, int64_t{end - i} * t.group, 1, bias);
+    attend_rows(t,
+                WideBlock{t.k, t.v, t.head_dim},
+                int64_t{i} * t.group,
+                int64_t{end - i} * t.group,
+                1,
+                bias);
   }
 }
 
