@@ -52,6 +52,7 @@ void plan_tasks(const AttentionArgs& args, const StepView& step, AttentionScratc
           scratch.merges.push_back(merge);
           const int64_t rows = (end - begin) * group;
           for (int32_t segment = 0; segment < merge.end_segment; ++segment) {
+            if (hidden_segment(args, step, head, merge.first_row, segment)) continue;
             task.first_segment = segment;
             task.end_segment = segment + 1;
             task.partial = partial_floats;

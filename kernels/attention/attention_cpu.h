@@ -11,6 +11,21 @@
 
 namespace headwater::cpu {
 
+constexpr int32_t kSegment = 1024;  // positions of a segment
+
+// Whether no row from first_row on sees anything of a segment: behind the sinks, before the window.
+inline bool hidden_segment(const AttentionArgs& args,
+                           const StepView& step,
+                           int32_t kv_head,
+                           int32_t first_row,
+                           int32_t segment) {
+  const PageList& pages = step.pages;
+  const int32_t g = pages.heads[int64_t{args.layer} * args.heads.num_kv_heads + kv_head].group;
+  const KvGroupShape& group = pages.groups[g];
+  return group.shard_stride == 0 && segment * kSegment >= group.sink_tokens &&
+         (segment + 1) * kSegment <= pages.window_start[int64_t{g} * step.num_rows + first_row];
+}
+
 // Query rows of one kv head that one task computes: tokens [first_row, end_row) of one sequence,
 // over segments [first_segment, end_segment).
 struct AttentionTask {

@@ -13,8 +13,7 @@
 #define HEADWATER_ATTENTION_KERNELS_SHARED
 namespace headwater::cpu {
 
-constexpr int32_t kKeys = 64;       // positions of a block
-constexpr int32_t kSegment = 1024;  // positions of a segment
+constexpr int32_t kKeys = 64;  // positions of a block
 constexpr int32_t kSegmentBlocks = kSegment / kKeys;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
@@ -610,6 +609,7 @@ inline void run_attention_task(const AttentionArgs& args,
   }
   const int64_t last_block = views[t.tokens - 1].position / kKeys;
   for (int32_t segment = task.first_segment; segment < task.end_segment; ++segment) {
+    if (cpu::hidden_segment(args, step, task.kv_head, task.first_row, segment)) continue;
     const int64_t first_block = int64_t{segment} * cpu::kSegmentBlocks;
     const int64_t end_block = std::min(first_block + cpu::kSegmentBlocks, last_block + 1);
     t.reset(t.segment);
@@ -633,9 +633,11 @@ inline void merge_segments(const AttentionArgs& args,
   TaskRows t(args, task, memory);
   t.reset(t.merged);
   float* own_segment = t.segment;
+  t.segment = partials + task.partial;
   for (int32_t segment = 0; segment < task.end_segment; ++segment) {
-    t.segment = partials + task.partial + segment * t.rows() * cpu::row_state_floats(t.head_dim);
+    if (cpu::hidden_segment(args, step, task.kv_head, task.first_row, segment)) continue;
     t.merge_segment();
+    t.segment += t.rows() * cpu::row_state_floats(t.head_dim);
   }
   t.segment = own_segment;
   t.load_queries(args, task);
