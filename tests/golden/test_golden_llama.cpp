@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "engine/engine.h"
+#include "tests/support/skip.h"
 #include "tests/support/test_data.h"
 
 using namespace headwater;
@@ -182,7 +183,8 @@ std::string needle_q8_0() {
 // Runs the test with the path, or says why not.
 void with_file(const std::optional<std::string>& path, const char* what, auto test) {
   if (path.has_value()) return test(*path);
-  WARN("skipped: no " << what << " (tests/support/test_data.h says where it is looked for)");
+  testing::skip(std::string("no ") + what +
+                " (tests/support/test_data.h says where it is looked for)");
 }
 
 void with_smollm2(auto test) { with_file(testing::smollm2_path(), "SmolLM2 file", test); }

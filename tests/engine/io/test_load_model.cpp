@@ -19,6 +19,7 @@
 #include "tests/support/gguf_writer.h"
 #include "tests/support/load_error.h"
 #include "tests/support/safetensors_writer.h"
+#include "tests/support/skip.h"
 #include "tests/support/temp_file.h"
 #include "tests/support/test_data.h"
 #include "tests/support/tiny_model.h"
@@ -535,7 +536,7 @@ TEST_CASE("load_model: the same model as GGUF and as HF folder", "[engine][unit]
   const auto gguf_path = testing::shared_path("models/needle-24m/needle-f16.gguf");
   const auto folder = testing::shared_path("models/needle-24m/hf");
   if (!gguf_path || !folder) {
-    WARN("skipped: no needle-24m on this machine");
+    testing::skip("no needle-24m on this machine");
     return;
   }
   const auto gguf = load_model(*gguf_path);
@@ -587,7 +588,7 @@ TEST_CASE("load_model: the same model as GGUF and as HF folder", "[engine][unit]
 TEST_CASE("load_model: SmolLM2", "[engine][unit]") {
   const auto path = testing::smollm2_path();
   if (!path) {
-    WARN("skipped: no SmolLM2 on this machine");
+    testing::skip("no SmolLM2 on this machine");
     return;
   }
   const auto model = load_model(*path);

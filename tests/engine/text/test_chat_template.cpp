@@ -3,6 +3,7 @@
 
 #include "engine/text/chat_template.h"
 #include "tests/engine/text/text_data.h"
+#include "tests/support/skip.h"
 
 using headwater::ChatTemplate;
 using headwater::LoadError;
@@ -70,7 +71,8 @@ TEST_CASE("ChatTemplate: published templates as jinja2", "[text][golden]") {
       headwater::test::from_env("HEADWATER_TEMPLATE_GOLDENS", "templates.json");
   const auto expected = headwater::test::read_text(expected_file);
   if (!expected) {
-    WARN("skipped: set HEADWATER_TEMPLATE_GOLDENS to what make_text_goldens.py --templates wrote");
+    headwater::testing::skip(
+        "set HEADWATER_TEMPLATE_GOLDENS to what make_text_goldens.py --templates wrote");
     return;
   }
   const Json golden = headwater::test::golden("chat.json");

@@ -9,6 +9,7 @@
 #include "engine/text/tokenizer_json.h"
 #include "engine/text/utf8.h"
 #include "tests/engine/text/text_data.h"
+#include "tests/support/skip.h"
 
 using namespace headwater;
 using Ids = std::vector<int32_t>;
@@ -55,7 +56,7 @@ std::optional<std::string> unpacked(const std::filesystem::path& gz) {
 TEST_CASE("Tokenizer: SmolLM2's ids as the tokenizers package", "[text][golden]") {
   const auto path = test::smollm2_file();
   if (!std::filesystem::exists(path)) {
-    WARN("skipped: no " << path);
+    testing::skip("no " + path.string());
     return;
   }
   const MappedFile file(path.string());
@@ -67,7 +68,7 @@ TEST_CASE("Tokenizer: SmolLM2's ids as the tokenizers package", "[text][golden]"
 TEST_CASE("Tokenizer: needle-24m's GGUF gives the ids of its tokenizer.json", "[text][golden]") {
   const auto path = test::shared_folder() / "models" / "needle-24m" / "needle-q8_0.gguf";
   if (!std::filesystem::exists(path)) {
-    WARN("skipped: no " << path);
+    testing::skip("no " + path.string());
     return;
   }
   const MappedFile file(path.string());
@@ -79,7 +80,7 @@ TEST_CASE("Tokenizer: published vocabularies give llama.cpp's ids", "[text][gold
   for (const std::string name : {"gpt-2", "starcoder"}) {
     const auto gguf = unpacked(folder / (name + ".gguf.gz"));
     if (!gguf) {
-      WARN("skipped: no " << name << " in " << folder);
+      testing::skip("no " + name + " in " + folder.string());
       continue;
     }
     const auto tokenizer = tokenizer_of(std::as_bytes(std::span(*gguf)), name);
@@ -107,7 +108,7 @@ TEST_CASE("Tokenizer: a published tokenizer.json loads and decodes what it encod
   const auto folder = test::shared_folder() / "data" / "tokenizers" / "llama3";
   const auto json = unpacked(folder / "tokenizer.json.gz");
   if (!json) {
-    WARN("skipped: no " << folder);
+    testing::skip("no " + folder.string());
     return;
   }
   const auto config = unpacked(folder / "tokenizer_config.json.gz").value();
