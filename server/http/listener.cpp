@@ -22,12 +22,21 @@ namespace {
 namespace asio = boost::asio;
 using asio::ip::tcp;
 
-// Every connection is a descriptor; the soft limit is often 1,024.
-void raise_descriptor_limit() {
+// Every connection is a descriptor; the soft limit is often 1,024, the hard one larger.
+void raise_descriptor_limit(int32_t max_connections) {
+  constexpr rlim_t kOtherDescriptors = 64;  // model files, listeners, epoll, gRPC, standard streams
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   setrlimit(RLIMIT_NOFILE, &limit);
+  const rlim_t needed = static_cast<rlim_t>(max_connections) + kOtherDescriptors;
+  if (limit.rlim_max < needed) {
+    log::warn("http",
+              "fewer descriptors than connections",
+              {{"hard_limit", limit.rlim_max},
+               {"max_connections", max_connections},
+               {"advice", "raise ulimit -Hn or LimitNOFILE, or lower --max-connections"}});
+  }
 }
 
 tcp::endpoint resolve(IoContext& io, const ServerConfig& config) {
@@ -160,7 +169,7 @@ struct Listener::Impl : std::enable_shared_from_this<Listener::Impl> {
 };
 
 Listener::Listener(const HandlerContext& context) : impl_(std::make_shared<Impl>(context)) {
-  raise_descriptor_limit();
+  raise_descriptor_limit(impl_->config.max_connections);
   impl_->bind();
   impl_->run();
 }

@@ -22,11 +22,12 @@ def idle_afterwards(request):
 
 @pytest.fixture
 def start(tmp_path):
-    """start(*flags, env=...): further servers, stopped when the test ends."""
+    """start(*flags, env=..., prefix=...): further servers, stopped when the test ends."""
     servers = []
 
-    def start_server(*flags, env=None):
-        running = Server(tmp_path / f"server{len(servers)}.log", *flags, env=env)
+    def start_server(*flags, env=None, prefix=()):
+        log = tmp_path / f"server{len(servers)}.log"
+        running = Server(log, *flags, env=env, prefix=prefix)
         servers.append(running)
         return running.__enter__()
 

@@ -187,6 +187,16 @@ def test_configuration_later_over_earlier(tmp_path, start):
         assert re.search(rf"{name}\s*=\s*{value}\b", server.log()), server.log()
 
 
+def test_descriptor_limit_is_raised_or_said(start):
+    # The soft limit is below the connections asked for, the hard one is not: raised, nothing to say.
+    enough = start("--max-connections", 300, prefix=["prlimit", "--nofile=128:512"])
+    limits = pathlib.Path(f"/proc/{enough.process.pid}/limits").read_text()
+    assert re.search(r"Max open files\s+512\s+512\b", limits), limits
+    assert "fewer descriptors" not in enough.log()
+    few = start("--max-connections", 1000, prefix=["prlimit", "--nofile=128:512"])
+    assert re.search(r"fewer descriptors.*hard_limit=512 max_connections=1000", few.log()), few.log()
+
+
 def test_unknown_configuration_is_refused(tmp_path):
     file = tmp_path / "server.yaml"
     file.write_text("max-num-seq: 11\n")
