@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <iterator>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -69,6 +70,7 @@ inline constexpr const char* kChatMl =
 struct Script {
   std::string text = "Hello, world";  // then end-of-sequence
   bool endless = false;               // instead: text again and again
+  bool held = false;                  // instead: its prompt, one token for each release()
   std::chrono::milliseconds step{0};
   int fail_at = -1;  // token index that fails instead
   Status accept;     // can_accept() and submit()
@@ -104,6 +106,12 @@ class FakeEngine final : public Engine {
     requests_.push_back(request);
     requests_.back().sink = nullptr;
     num_running_ += 1;
+    if (script_.held) {
+      Script echo = script_;
+      echo.text.assign(request.prompt.begin(), request.prompt.end());
+      held_.push_back({std::move(echo), std::move(request)});
+      return Status::Ok();
+    }
     threads_.emplace_back(
         [this, script = script_, r = std::move(request)]() mutable { run(script, std::move(r)); });
     return Status::Ok();
@@ -135,6 +143,29 @@ class FakeEngine final : public Engine {
     const std::lock_guard lock(mutex_);
     script_ = std::move(script);
   }
+  int num_held() const {
+    const std::lock_guard lock(mutex_);
+    return static_cast<int>(held_.size());
+  }
+  // Gives every held request its next token, on the caller's thread.
+  void release() {
+    std::vector<Held> held;
+    {
+      const std::lock_guard lock(mutex_);
+      held.swap(held_);
+    }
+    std::erase_if(held, [this](Held& h) {
+      TokenEvent event;
+      event.usage = {static_cast<int32_t>(h.request.prompt.size()), 3, 100, 400};
+      next_token(h.script, h.request, h.num_tokens++, event);
+      const bool ends = event.finish != FinishReason::kNone;
+      return !h.request.sink->on_event(std::move(event)) || ends;
+    });
+    const std::lock_guard lock(mutex_);
+    std::move(held.begin(), held.end(), std::back_inserter(held_));
+    num_running_ = static_cast<int>(held_.size());
+    changed_.notify_all();
+  }
   Request last_request() const {
     const std::lock_guard lock(mutex_);
     return requests_.back();
@@ -146,6 +177,12 @@ class FakeEngine final : public Engine {
   }
 
  private:
+  struct Held {
+    Script script;
+    Request request;
+    int32_t num_tokens = 0;
+  };
+
   bool is_cancelled(RequestId id, std::chrono::milliseconds wait) {
     std::unique_lock lock(mutex_);
     return changed_.wait_for(lock, wait, [&] { return stopping_ || cancelled_.count(id) > 0; });
@@ -233,6 +270,7 @@ class FakeEngine final : public Engine {
   bool stopping_ = false;
   Script script_;
   std::vector<Request> requests_;
+  std::vector<Held> held_;
   std::set<RequestId> cancelled_;
   std::set<std::pair<RequestId, int32_t>> stopped_;
   std::vector<std::thread> threads_;

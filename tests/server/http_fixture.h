@@ -97,16 +97,20 @@ class Client final {
       pos = end + 2;
     }
     if (head_only) return response;
-    if (response.headers.count("transfer-encoding") > 0) {
-      for (;;) {
-        const size_t size = std::stoul("0" + receive_until("\r\n"), nullptr, 16);
-        const std::string chunk = receive_exactly(size + 2);
-        if (size == 0 || chunk.size() < size + 2) return response;
-        response.body += chunk.substr(0, size);
-      }
-    }
-    response.body = receive_exactly(std::stoul("0" + response.headers["content-length"]));
+    response.body = response.headers.count("transfer-encoding") > 0
+                        ? receive_chunks()
+                        : receive_exactly(std::stoul("0" + response.headers["content-length"]));
     return response;
+  }
+  // A chunked body, to its end.
+  std::string receive_chunks() {
+    std::string body;
+    for (;;) {
+      const size_t size = std::stoul("0" + receive_until("\r\n"), nullptr, 16);
+      const std::string chunk = receive_exactly(size + 2);
+      if (size == 0 || chunk.size() < size + 2) return body;
+      body += chunk.substr(0, size);
+    }
   }
 
  private:
