@@ -1,5 +1,6 @@
 #!/bin/sh
-# Configures (once) and builds the release preset: sh docker/build.sh [TARGET...]  (default: all)
+# Configures (once) and builds a preset: sh docker/build.sh [TARGET...]  (default: all)
+# BUILD_PRESET names one of CMakePresets.json other than release.
 # Runs as many compilers as there are cores, but no more than memory carries (1.5 GB each);
 # BUILD_JOBS overrides.
 set -eu
@@ -20,6 +21,7 @@ fi
 # Lets ccache serve a clone in another directory, or the same compiler in another root.
 export CCACHE_BASEDIR="$root" CCACHE_NOHASHDIR=1 CCACHE_COMPILERCHECK=content
 
-[ -f build/release/build.ninja ] || cmake --preset release
+preset=${BUILD_PRESET:-release}
+[ -f "build/$preset/build.ninja" ] || cmake --preset "$preset"
 [ $# -gt 0 ] || set -- all
-cmake --build build/release --parallel "$BUILD_JOBS" --target "$@"
+cmake --build "build/$preset" --parallel "$BUILD_JOBS" --target "$@"
