@@ -38,8 +38,9 @@ struct Response {
 
 class Client final {
  public:
-  explicit Client(uint16_t port) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
-    const timeval timeout{10, 0};
+  // timeout_s: a read that waits longer ends as if the server had closed.
+  explicit Client(uint16_t port, int timeout_s = 10) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
+    const timeval timeout{timeout_s, 0};
     setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
     sockaddr_in address{};
     address.sin_family = AF_INET;
