@@ -55,14 +55,7 @@ class ThreadedEngine final : public Engine {
     ops_ = make_ops(config.device, pool_);
     const ModelSpec& spec = files_->spec;
     const HeadShape& heads = spec.layers[0].heads;
-    for (const LayerSpec& layer : spec.layers)
-      if (layer.heads.num_kv_heads != heads.num_kv_heads || layer.heads.head_dim != heads.head_dim)
-        throw LoadError(config.model + ": layers differ in KV heads or head size");
-
-    const AttentionPolicy* policy = find_policy(config.attention);
-    if (policy == nullptr)
-      throw ConfigError("attention must be one of " + policy_names() + ", got \"" +
-                        config.attention + "\"");
+    const AttentionPlan plan = plan_attention(config, *files_);
     const PageShape page{
         kv_format(config.kv_cache_dtype, *ops_), heads.head_dim, config.block_size, 0};
     if (!ops_->supports_kv(page))
@@ -70,10 +63,10 @@ class ThreadedEngine final : public Engine {
                         std::to_string(page.page_tokens) + " tokens (block-size), head size " +
                         std::to_string(page.head_dim) + ", " + dtype_name(page.format) +
                         " (kv-cache-dtype)");
-    const std::vector<kv::RetentionRule> rules = policy->rules(config, spec);
     kv::KvGeometry geometry(
-        static_cast<int32_t>(spec.layers.size()), heads.num_kv_heads, rules, page);
-    const KvBudget budget = plan_kv_budget(config, spec, geometry, available_memory_bytes());
+        static_cast<int32_t>(spec.layers.size()), heads.num_kv_heads, plan.rules, page);
+    const KvBudget budget =
+        plan_kv_budget(config, spec, geometry, plan.faithful, available_memory_bytes());
 
     const Model::Limits limits{std::max(config.max_num_batched_tokens, config.max_num_seqs),
                                config.max_num_seqs + kPromptLogitRows};
@@ -97,12 +90,11 @@ class ThreadedEngine final : public Engine {
                   config.enable_prefix_caching};
     options.max_model_len = budget.max_model_len;
     options.eos_token_ids = eos_ids_;
-    options.dense = std::all_of(
-        rules.begin(), rules.end(), [](const kv::RetentionRule& rule) { return rule.keeps_all(); });
-    options.faithful = config.prefill_mode == "faithful";
+    options.dense = plan.num_full() == geometry.num_heads();
+    options.faithful = plan.faithful;
     options.seed = config.seed;
     options.check_invariants = config.check_invariants;
-    describe(budget);
+    describe(plan, geometry, budget);
     core_ = std::make_unique<EngineCore>(*model_, *ops_, pool_, std::move(geometry), options);
     stats_ = core_->stats();
     thread_ = std::thread([this] { run(); });
@@ -183,7 +175,7 @@ class ThreadedEngine final : public Engine {
           source, config_.chat_template.empty() ? config_.model : config_.chat_template);
   }
 
-  void describe(const KvBudget& budget) {
+  void describe(const AttentionPlan& plan, const kv::KvGeometry& geometry, const KvBudget& budget) {
     info_.id =
         config_.served_model_name.empty() ? base_name(config_.model) : config_.served_model_name;
     info_.path = config_.model;
@@ -194,7 +186,18 @@ class ThreadedEngine final : public Engine {
     info_.vocab_size = files_->spec.vocab_size;
     info_.max_model_len = budget.max_model_len;
     info_.device = std::string(ops_->description());
-    info_.attention = config_.attention;
+    info_.attention = plan.policy;
+    if (!plan.table.empty()) info_.head_table = plan.table + " (" + plan.method + ")";
+    info_.num_kv_heads = geometry.num_heads();
+    info_.num_full_heads = plan.num_full();
+    info_.kv_sequence_bytes = geometry.bytes_for(budget.max_model_len, false);
+    info_.kv_sequence_bytes_dense = geometry.dense_cache_bytes(budget.max_model_len);
+    least_budget_ = geometry.least_kept_tokens();
+    has_shards_ = std::ranges::any_of(
+        geometry.groups(), [](const kv::KvGroup& group) { return group.rule.shard_stride > 0; });
+    max_dense_len_ = budget.max_dense_len;
+    for (const std::string& remark : plan.remarks)
+      log::info("engine", "head table", {{"remark", remark}});
     info_.created = std::chrono::duration_cast<std::chrono::seconds>(
                         std::chrono::system_clock::now().time_since_epoch())
                         .count();
@@ -217,19 +220,59 @@ class ThreadedEngine final : public Engine {
               "the prompt has " + std::to_string(prompt) + " tokens; the model takes " +
                   std::to_string(info_.max_model_len) + " with the output",
               "prompt"};
-    const std::string& policy = request.attention.policy;
-    if (!policy.empty() && find_policy(policy) == nullptr)
+    return check_attention(request);
+  }
+
+  // The attention field narrows what the server runs; it never widens it, but for dense.
+  Status check_attention(const Request& request) const {
+    const AttentionRequest& asked = request.attention;
+    const bool dense = asked.policy == "dense" && info_.attention != "dense";
+    if (!asked.policy.empty() && find_policy(asked.policy) == nullptr)
       return invalid_argument(
-          "attention.policy must be one of " + policy_names() + ", got \"" + policy + "\"",
+          "attention.policy must be one of " + policy_names() + ", got \"" + asked.policy + "\"",
           "attention.policy");
-    if (!policy.empty() && policy != "dense" && policy != config_.attention)
-      return invalid_argument("attention.policy \"" + policy +
-                                  "\" is not what this server runs: \"" + config_.attention +
-                                  "\" or \"dense\"",
+    if (!asked.policy.empty() && asked.policy != "dense" && asked.policy != info_.attention)
+      return invalid_argument("attention.policy \"" + asked.policy +
+                                  "\" is not what this server runs: \"" + info_.attention + "\"" +
+                                  (config_.allow_dense_requests ? " or \"dense\"" : ""),
                               "attention.policy");
-    if (request.attention.kv_budget)
-      return invalid_argument("attention.kv_budget is fixed by this server's policy",
-                              "attention.kv_budget");
+    if (dense && !config_.allow_dense_requests)
+      return invalid_argument(
+          "attention.policy \"dense\" is not allowed by this server, which runs \"" +
+              info_.attention + "\" (option allow-dense-requests)",
+          "attention.policy");
+    const int64_t length =
+        static_cast<int64_t>(request.prompt.size()) + std::min(request.sampling.max_tokens, 1);
+    if (dense && length > max_dense_len_)
+      return {StatusCode::kContextLength,
+              "the KV pool holds " + std::to_string(max_dense_len_) +
+                  " tokens of a dense sequence; this prompt has " +
+                  std::to_string(request.prompt.size()),
+              "prompt"};
+    if (asked.selection_budget)
+      return invalid_argument(
+          "attention.selection_budget bounds what a selecting policy reads per "
+          "step; this server runs \"" +
+              info_.attention + "\", which selects nothing",
+          "attention.selection_budget");
+    return asked.kv_budget ? check_budget(*asked.kv_budget, dense) : Status::Ok();
+  }
+
+  Status check_budget(int64_t budget, bool dense) const {
+    const auto refuse = [](std::string why) {
+      return invalid_argument(std::move(why), "attention.kv_budget");
+    };
+    if (dense || least_budget_ == 0)
+      return refuse("attention.kv_budget bounds what compressed heads keep; dense has none");
+    if (has_shards_)
+      return refuse("attention.kv_budget cannot bound the shards that policy \"" + info_.attention +
+                    "\" keeps");
+    if (budget < least_budget_)
+      return refuse("attention.kv_budget must be at least " + std::to_string(least_budget_) +
+                    " tokens (sinks and a block), got " + std::to_string(budget));
+    if (config_.max_kv_budget > 0 && budget > config_.max_kv_budget)
+      return refuse("attention.kv_budget must be at most " + std::to_string(config_.max_kv_budget) +
+                    " tokens (option max-kv-budget), got " + std::to_string(budget));
     return Status::Ok();
   }
 
@@ -309,6 +352,9 @@ class ThreadedEngine final : public Engine {
   std::unique_ptr<ChatTemplate> template_;
   std::vector<int32_t> eos_ids_;
   ModelInfo info_;
+  int32_t least_budget_ = 0;  // of attention.kv_budget; 0: no head drops tokens
+  bool has_shards_ = false;
+  int32_t max_dense_len_ = 0;
   std::unique_ptr<EngineCore> core_;  // engine thread only, once it runs
 
   Inbox inbox_;

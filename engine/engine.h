@@ -21,10 +21,15 @@ namespace headwater {
 struct ModelInfo {
   std::string id;  // served name
   std::string path;
-  std::string architecture;   // "llama"
-  std::string weight_format;  // "Q4_1 + Q8_0", as found in the file
-  std::string device;         // "CPU, AVX-512 VNNI, 2 threads"
-  std::string attention;      // policy
+  std::string architecture;       // "llama"
+  std::string weight_format;      // "Q4_1 + Q8_0", as found in the file
+  std::string device;             // "CPU, AVX-512 VNNI, 2 threads"
+  std::string attention;          // policy
+  std::string head_table;         // where the head table came from and how it was made; "" = none
+  int32_t num_kv_heads = 0;       // of all layers
+  int32_t num_full_heads = 0;     // those that keep every token
+  int64_t kv_sequence_bytes = 0;  // held by a sequence of max_model_len tokens
+  int64_t kv_sequence_bytes_dense = 0;
   int64_t weight_bytes = 0;
   int64_t num_parameters = 0;
   int32_t vocab_size = 0;

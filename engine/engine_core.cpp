@@ -57,6 +57,19 @@ void EngineCore::for_each_sequence(Visit&& visit) const {
   for (const auto& seq : scheduler_.waiting()) visit(*seq);
 }
 
+// A budget that no rule reaches is none, so that it shares prefixes with those that ask for none.
+int32_t EngineCore::kept_tokens(const AttentionRequest& asked) const {
+  if (!asked.kv_budget || *asked.kv_budget >= options_.max_model_len) return 0;
+  const auto budget = static_cast<int32_t>(*asked.kv_budget);
+  for (const kv::KvGroup& group : kv_.geometry().groups()) {
+    const kv::RetentionRule& rule = group.rule;
+    if (!rule.keeps_all() &&
+        rule.recent(options_.max_model_len, budget) < rule.recent(options_.max_model_len))
+      return budget;
+  }
+  return 0;
+}
+
 std::unique_ptr<Sequence> EngineCore::make_sequence(const std::shared_ptr<const Request>& request,
                                                     int32_t choice,
                                                     uint64_t seed) {
@@ -68,6 +81,7 @@ std::unique_ptr<Sequence> EngineCore::make_sequence(const std::shared_ptr<const 
   seq->num_prompt = static_cast<int32_t>(request->prompt.size());
   seq->rules.dense = options_.dense || request->attention.policy == "dense";
   seq->rules.faithful_tokens = options_.faithful && !seq->rules.dense ? seq->num_prompt : 0;
+  seq->rules.kept_tokens = kept_tokens(request->attention);
   seq->sampler = std::make_unique<Sampler>(request->sampling,
                                            model_.spec().vocab_size,
                                            options_.eos_token_ids,
@@ -277,7 +291,7 @@ void EngineCore::finish(Sequence& seq, TokenEvent event) {
   const std::unique_ptr<Sequence> owner = scheduler_.remove(seq);
   seq.state = SequenceState::kFinished;
   event.usage.kv_bytes = seq.final_kv_bytes;
-  event.usage.kv_bytes_dense = kv_.geometry().bytes_for(held_tokens, true);
+  event.usage.kv_bytes_dense = kv_.geometry().dense_cache_bytes(held_tokens);
   record_finish(seq, event.finish, Clock::now());
   deliver(seq, std::move(event));
 }
@@ -341,8 +355,15 @@ EngineStats EngineCore::stats() const {
   stats.kv_bytes_free = bytes.free;
   stats.kv_bytes_held = bytes.held;
   stats.kv_bytes_cached = bytes.cached;
-  for (const auto& seq : scheduler_.running())
-    stats.kv_bytes_dense_equivalent += kv_.geometry().bytes_for(seq->kv.num_tokens(), true);
+  for (const auto& seq : scheduler_.running()) {
+    stats.kv_bytes_dense_equivalent += kv_.geometry().dense_cache_bytes(seq->kv.num_tokens());
+    for (int32_t g = 0; g < kv_.geometry().num_groups(); ++g) {
+      const kv::KvGroup& group = kv_.geometry().groups()[static_cast<size_t>(g)];
+      int64_t& tokens = group.rule.keeps_all() ? stats.kv_tokens_full : stats.kv_tokens_compressed;
+      tokens += group.num_heads * kv_.held_tokens(seq->kv, g);
+    }
+  }
+  stats.kv_blocks_folded = kv_.num_folded_blocks();
   stats.page_tokens = kv_.geometry().page_tokens();
   stats.kv_format = dtype_name(kv_.geometry().groups()[0].page.format);
   stats.prefix_caching = options_.kv.prefix_caching;

@@ -61,6 +61,7 @@ class EngineCore {
     SampledToken sampled;
   };
 
+  int32_t kept_tokens(const AttentionRequest& asked) const;
   std::unique_ptr<Sequence> make_sequence(const std::shared_ptr<const Request>& request,
                                           int32_t choice,
                                           uint64_t seed);

@@ -18,6 +18,35 @@ int64_t read_number(const char* path) {
   return file >> value ? value : std::numeric_limits<int64_t>::max();
 }
 
+bool compensates(const kv::KvGeometry& geometry) {
+  return std::ranges::any_of(geometry.groups(),
+                             [](const kv::KvGroup& group) { return group.rule.compensate; });
+}
+
+// Of the heads that drop tokens, one block each.
+int64_t largest_block_bytes(const kv::KvGeometry& geometry) {
+  int64_t bytes = 0;
+  for (const kv::KvGroup& group : geometry.groups())
+    if (!group.rule.keeps_all())
+      bytes += geometry.pages_for(group.rule.block_tokens) * group.row_bytes(0);
+  return bytes;
+}
+
+// The largest number up to most that fits; whatever is below one that fits does too.
+template <typename Fits>
+int32_t longest_sequence(int32_t most, Fits&& fits) {
+  int32_t low = 0;
+  for (int32_t high = most; low < high;) {
+    const int32_t middle = low + (high - low + 1) / 2;
+    if (fits(middle)) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
 }  // namespace
 
 int64_t available_memory_bytes() {
@@ -38,14 +67,15 @@ int64_t available_memory_bytes() {
 KvBudget plan_kv_budget(const EngineConfig& config,
                         const ModelSpec& model,
                         const kv::KvGeometry& geometry,
+                        bool faithful,
                         int64_t memory_bytes) {
   if (config.max_model_len > model.max_positions)
     throw ConfigError("max-model-len is " + std::to_string(config.max_model_len) +
                       ", but the model was trained for " + std::to_string(model.max_positions) +
                       " positions");
-  const int64_t row_bytes = geometry.bytes_for(1, true);  // one page of every head
   const int32_t wanted_len = config.max_model_len > 0 ? config.max_model_len : model.max_positions;
-  const int64_t sequence_bytes = geometry.bytes_for(wanted_len, true);
+  int64_t sequence_bytes = geometry.bytes_for(wanted_len, true);
+  if (compensates(geometry)) sequence_bytes += sequence_bytes / 16;  // superblocks half used, below
 
   KvBudget budget;
   const int64_t wanted = config.kv_cache_bytes > 0
@@ -60,14 +90,27 @@ KvBudget plan_kv_budget(const EngineConfig& config,
   budget.superblock_bytes = target / largest_page * largest_page;
   budget.arena_bytes = wanted / budget.superblock_bytes * budget.superblock_bytes;
 
-  const int64_t held_pages = budget.arena_bytes / row_bytes;
-  const int64_t held_tokens = held_pages * geometry.page_tokens();
-  if (config.max_model_len > held_tokens || held_pages == 0)
+  // Pages and records never share a superblock: each kind leaves one half used at worst.
+  const int64_t usable =
+      budget.arena_bytes - (compensates(geometry) ? 2 : 0) * budget.superblock_bytes;
+  const int32_t max_rows = std::max(config.max_num_batched_tokens, config.max_num_seqs);
+  const auto longest = [&](bool dense) {
+    return longest_sequence(wanted_len, [&](int32_t tokens) {
+      const kv::SequenceRules rules{.dense = dense,
+                                    .faithful_tokens = faithful && !dense ? tokens : 0};
+      // What is kept falls back by a block now and then: no shorter sequence may need more.
+      const int64_t block = dense || faithful ? 0 : largest_block_bytes(geometry);
+      return std::min(geometry.peak_bytes(tokens, rules, max_rows) + block,
+                      geometry.bytes_for(tokens, true)) <= usable;
+    });
+  };
+  budget.max_model_len = longest(false);
+  budget.max_dense_len = longest(true);
+  if (config.max_model_len > budget.max_model_len || budget.max_model_len == 0)
     throw ConfigError("kv-cache-bytes " + std::to_string(wanted) + " holds " +
-                      std::to_string(held_tokens) + " tokens, max-model-len asks for " +
-                      std::to_string(wanted_len) + ", which need " +
-                      std::to_string(sequence_bytes) + " bytes: raise the one or lower the other");
-  budget.max_model_len = static_cast<int32_t>(std::min<int64_t>(wanted_len, held_tokens));
+                      std::to_string(budget.max_model_len) + " tokens, max-model-len asks for " +
+                      std::to_string(wanted_len) + ": raise the one or lower the other" +
+                      (faithful ? ", or set prefill-mode streaming" : ""));
   // PageIds count granules in 31 bits.
   const int64_t reach = int64_t{std::numeric_limits<PageId>::max()} * kPageGranuleBytes;
   if (budget.arena_bytes > reach)

@@ -12,13 +12,16 @@ namespace headwater {
 struct KvBudget {
   int64_t arena_bytes = 0;
   int64_t superblock_bytes = 0;
-  int32_t max_model_len = 0;
+  int32_t max_model_len = 0;  // longest sequence that the pool holds, as the policy keeps it
+  int32_t max_dense_len = 0;  // of a request that asks for dense attention
 };
 
-// memory_bytes: what the machine has left. Throws ConfigError that names the option to change.
+// faithful: prompts are held whole until they end. memory_bytes: what the machine has left. Throws
+// ConfigError that names the option to change.
 KvBudget plan_kv_budget(const EngineConfig& config,
                         const ModelSpec& model,
                         const kv::KvGeometry& geometry,
+                        bool faithful,
                         int64_t memory_bytes);
 
 // Memory that could be taken now: the lesser of the system's and the control group's.

@@ -85,7 +85,8 @@ class TokenSink {
 // What a request asks of the attention policy (kv-design section 5). Empty = the server's.
 struct AttentionRequest {
   std::string policy;
-  std::optional<int64_t> kv_budget;
+  std::optional<int64_t> kv_budget;  // tokens that a compressed head keeps at most
+  std::optional<int64_t> selection_budget;
 };
 
 struct Request {

@@ -32,6 +32,9 @@ struct EngineStats {
   int64_t kv_pages_total = 0, kv_pages_free = 0, kv_pages_held = 0, kv_pages_cached = 0;
   int64_t kv_bytes_total = 0, kv_bytes_free = 0, kv_bytes_held = 0, kv_bytes_cached = 0;
   int64_t kv_bytes_dense_equivalent = 0;  // what the running sequences would hold if dense
+  // Tokens that the running sequences hold, summed over heads that keep everything and over those
+  // that do not.
+  int64_t kv_tokens_full = 0, kv_tokens_compressed = 0;
   int64_t page_tokens = 0;
   std::string kv_format;
   bool prefix_caching = false;
@@ -40,6 +43,7 @@ struct EngineStats {
   uint64_t generation_tokens = 0;
   uint64_t prefix_query_tokens = 0, prefix_hit_tokens = 0;
   uint64_t num_preemptions = 0;
+  uint64_t kv_blocks_folded = 0;  // blocks of a head that left its window
   uint64_t finished_stop = 0, finished_length = 0, finished_abort = 0, finished_error = 0;
   uint64_t num_steps = 0;
   // histograms (edges: stats.cpp; names: server/metrics.cpp)

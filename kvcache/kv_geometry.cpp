@@ -43,7 +43,10 @@ bool KvGeometry::keeps_page(int32_t group, int32_t page, int32_t window_start) c
   return false;
 }
 
-int64_t KvGeometry::group_bytes_for(int32_t group, int64_t num_tokens, bool dense) const {
+int64_t KvGeometry::group_bytes_for(int32_t group,
+                                    int64_t num_tokens,
+                                    bool dense,
+                                    int32_t kept_tokens) const {
   const KvGroup& g = groups_[static_cast<size_t>(group)];
   const int32_t pages = pages_for(num_tokens);
   // Of page rows [0, end).
@@ -54,7 +57,7 @@ int64_t KvGeometry::group_bytes_for(int32_t group, int64_t num_tokens, bool dens
     return bytes;
   };
   const int32_t start =
-      dense ? 0 : g.rule.window_start(static_cast<int32_t>(num_tokens)) / page_tokens_;
+      dense ? 0 : g.rule.window_start(static_cast<int32_t>(num_tokens), kept_tokens) / page_tokens_;
   const int32_t sinks = std::min(pages_for(g.rule.sink_tokens), start);
   int64_t bytes = bytes_below(pages) - bytes_below(start) + bytes_below(sinks);
   for (int32_t page = sinks; g.rule.shard_stride > 0 && page < start; ++page)
@@ -62,10 +65,42 @@ int64_t KvGeometry::group_bytes_for(int32_t group, int64_t num_tokens, bool dens
   return bytes;
 }
 
-int64_t KvGeometry::bytes_for(int64_t num_tokens, bool dense) const {
+int64_t KvGeometry::bytes_for(int64_t num_tokens, bool dense, int32_t kept_tokens) const {
   int64_t bytes = 0;
-  for (int32_t g = 0; g < num_groups(); ++g) bytes += group_bytes_for(g, num_tokens, dense);
+  for (int32_t g = 0; g < num_groups(); ++g)
+    bytes += group_bytes_for(g, num_tokens, dense, kept_tokens);
   return bytes;
+}
+
+int64_t KvGeometry::dense_cache_bytes(int64_t num_tokens) const {
+  int64_t row_bytes = 0;
+  for (const KvGroup& g : groups_) row_bytes += g.num_heads * g.page.page_bytes();
+  return pages_for(num_tokens) * row_bytes;
+}
+
+int64_t KvGeometry::peak_bytes(int64_t num_tokens,
+                               const SequenceRules& rules,
+                               int32_t max_rows) const {
+  if (rules.dense) return bytes_for(num_tokens, true);
+  const int64_t faithful = std::min<int64_t>(num_tokens, rules.faithful_tokens);
+  const int64_t peak = bytes_for(faithful, true);
+  if (num_tokens == faithful) return peak;
+  // Behind it: what is kept, and a step's rows before it drops what it may.
+  const int64_t step = std::min<int64_t>(max_rows, num_tokens - faithful);
+  int64_t later = 0;
+  for (int32_t g = 0; g < num_groups(); ++g) {
+    const int64_t most = group_bytes_for(g, num_tokens, true);
+    const int64_t kept = group_bytes_for(g, num_tokens, false, rules.kept_tokens);
+    later += std::min(most, kept + group_bytes_for(g, step, true) + group_bytes_for(g, 1, true));
+  }
+  return std::max(peak, later);
+}
+
+int32_t KvGeometry::least_kept_tokens() const {
+  int32_t least = 0;
+  for (const KvGroup& g : groups_)
+    if (!g.rule.keeps_all()) least = std::max(least, g.rule.least_kept_tokens());
+  return least;
 }
 
 }  // namespace headwater::kv

@@ -32,15 +32,23 @@ struct RetentionRule {
   bool compensate = false;  // what is dropped is seen as one token, its mean, of its full weight
 
   bool keeps_all() const { return recent_tokens == kKeepAll; }
-  int64_t recent(int64_t num_tokens) const {
+  // kept_tokens, here and below: a sequence's own bound on what the head keeps (SequenceRules); 0 =
+  // none.
+  int64_t recent(int64_t num_tokens, int32_t kept_tokens = 0) const {
     const int64_t grown = growth_offset + (num_tokens * growth_ppm + kPpm - 1) / kPpm;
-    return std::max<int64_t>(recent_tokens, growth_ppm > 0 ? grown : 0);
+    const int64_t own = std::max<int64_t>(recent_tokens, growth_ppm > 0 ? grown : 0);
+    if (kept_tokens == 0) return own;
+    // The window begins up to block_tokens - 1 before the latest recent(N).
+    return std::min<int64_t>(own, std::max(2, kept_tokens - sink_tokens - (block_tokens - 1)));
   }
+  // The least kept_tokens that recent() can honour.
+  int32_t least_kept_tokens() const { return sink_tokens + block_tokens + 1; }
   // First position behind the sinks that the row at `position` sees; never moves back, since
   // recent(N) grows by at most one per token.
-  int32_t window_start(int32_t position) const {
+  int32_t window_start(int32_t position, int32_t kept_tokens = 0) const {
     if (keeps_all()) return 0;
-    const int64_t start = std::max<int64_t>(0, position + 1 - recent(int64_t{position} + 1));
+    const int64_t start =
+        std::max<int64_t>(0, position + 1 - recent(int64_t{position} + 1, kept_tokens));
     return static_cast<int32_t>(start / block_tokens * block_tokens);
   }
   // Stays whatever the window: a sink or of the shard.
@@ -71,6 +79,16 @@ struct KvGroup {
   }
 };
 
+// How one sequence uses its pages.
+struct SequenceRules {
+  bool dense = false;           // keep every token whatever the groups' rules say
+  int32_t faithful_tokens = 0;  // rows below it see (and so hold) everything: faithful prefill;
+                                // 0 if dense
+  bool share_prefix = true;     // look up and publish
+  int32_t kept_tokens = 0;      // what a head that drops tokens keeps at most, of those behind
+                                // faithful_tokens; 0 = by its rule alone
+};
+
 class KvGeometry {
  public:
   // rules: [num_layers, num_kv_heads]; heads with equal rules become one group. Where heads
@@ -95,9 +113,19 @@ class KvGeometry {
   bool keeps_page(int32_t group, int32_t page, int32_t window_start) const;
   // Bytes that a group holds of num_tokens tokens once everything it may drop is dropped (dense:
   // nothing is), records included.
-  int64_t group_bytes_for(int32_t group, int64_t num_tokens, bool dense) const;
+  int64_t group_bytes_for(int32_t group,
+                          int64_t num_tokens,
+                          bool dense,
+                          int32_t kept_tokens = 0) const;
   // Of all heads, for one sequence of num_tokens.
-  int64_t bytes_for(int64_t num_tokens, bool dense) const;
+  int64_t bytes_for(int64_t num_tokens, bool dense, int32_t kept_tokens = 0) const;
+  // What a cache that knows of no policy would hold: every token, no records.
+  int64_t dense_cache_bytes(int64_t num_tokens) const;
+  // The most that a sequence holds on its way to num_tokens in steps of at most max_rows: the dense
+  // peak of a faithful prompt, the passing peak of a streaming window.
+  int64_t peak_bytes(int64_t num_tokens, const SequenceRules& rules, int32_t max_rows) const;
+  // The least kept_tokens of a sequence that every head can honour; 0: no head drops tokens.
+  int32_t least_kept_tokens() const;
 
  private:
   int32_t num_layers_;

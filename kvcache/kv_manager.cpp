@@ -39,12 +39,14 @@ SequenceKv KvManager::create(const SequenceRules& rules) {
 
 int32_t KvManager::window_start(const SequenceKv& seq, int32_t g, int32_t position) const {
   if (seq.rules_.dense || position < seq.rules_.faithful_tokens) return 0;
-  return group(g).rule.window_start(position);
+  return group(g).rule.window_start(position, seq.rules_.kept_tokens);
 }
 
-// Faithful prompts hold the same K and V as dense sequences; streaming ones do not.
+// Faithful prompts hold the same K and V as dense sequences; streaming ones do not, and theirs
+// depend on how much is kept.
 uint64_t KvManager::index_key(const SequenceRules& rules) const {
-  return rules.dense || rules.faithful_tokens > 0 ? 0 : 1;
+  if (rules.dense || rules.faithful_tokens > 0) return 0;
+  return uint64_t{1} + static_cast<uint64_t>(rules.kept_tokens);
 }
 
 // Tokens whose K and V do not depend on where this sequence's prompt ended.
@@ -60,9 +62,12 @@ void KvManager::move_to_node(SequenceKv& seq, int32_t node) {
 }
 
 void KvManager::set_row(SequenceKv& seq, int32_t g, int32_t page, RowId row) {
-  auto& rows = seq.groups_[static_cast<size_t>(g)].rows;
+  auto& pages = seq.groups_[static_cast<size_t>(g)];
+  auto& rows = pages.rows;
   if (static_cast<size_t>(page) >= rows.size()) rows.resize(static_cast<size_t>(page) + 1, kNoRow);
-  rows[static_cast<size_t>(page)] = row;
+  RowId& held = rows[static_cast<size_t>(page)];
+  pages.num_held += (row != kNoRow) - (held != kNoRow);
+  held = row;
   const auto fill = [&](int32_t* entry, std::span<const PageId> ids) {
     if (row == kNoRow) {
       std::fill_n(entry, group(g).num_heads, kNoPage);
@@ -227,6 +232,10 @@ void KvManager::retire(SequenceKv& seq) {
       set_row(seq, g, page, kNoRow);
       pool_.drop_reader(g, row);
     }
+    if (group(g).rule.compensate && frontier > pages.frontier_page)
+      num_folded_blocks_ +=
+          static_cast<uint64_t>((frontier - pages.frontier_page) * geometry_.page_tokens() /
+                                group(g).rule.block_tokens * group(g).num_heads);
     pages.frontier_page = std::max(pages.frontier_page, frontier);
   }
 }
@@ -299,20 +308,7 @@ int64_t KvManager::peak_growth_bytes(const SequenceKv& seq,
                                      int32_t num_tokens,
                                      int32_t max_rows) const {
   if (num_tokens <= seq.num_tokens_) return 0;
-  int64_t peak = 0;
-  if (seq.rules_.dense) {
-    peak = geometry_.bytes_for(num_tokens, true);
-  } else {
-    // Behind a faithful prompt: what is kept, and a step's rows before it drops what it may.
-    peak = geometry_.bytes_for(std::min(num_tokens, seq.rules_.faithful_tokens), true);
-    if (num_tokens > seq.rules_.faithful_tokens) {
-      const int32_t step = std::min(max_rows, num_tokens - seq.rules_.faithful_tokens);
-      const int64_t step_bytes = geometry_.bytes_for(step, true) + geometry_.bytes_for(1, true);
-      peak = std::max(peak,
-                      std::min(geometry_.bytes_for(num_tokens, false) + step_bytes,
-                               geometry_.bytes_for(num_tokens, true)));
-    }
-  }
+  const int64_t peak = geometry_.peak_bytes(num_tokens, seq.rules_, max_rows);
   return std::max<int64_t>(0, peak - held_bytes(seq));
 }
 
@@ -326,6 +322,14 @@ int64_t KvManager::held_bytes(const SequenceKv& seq) const {
       if (rows[page] != kNoRow) bytes += group(g).row_bytes(static_cast<int32_t>(page));
   }
   return bytes;
+}
+
+int64_t KvManager::held_tokens(const SequenceKv& seq, int32_t g) const {
+  if (seq.slot_ < 0) return 0;
+  const auto& pages = seq.groups_[static_cast<size_t>(g)];
+  const int64_t page_tokens = geometry_.page_tokens();
+  // The pages behind the last token are there, and empty.
+  return pages.num_held * page_tokens - (std::ssize(pages.rows) * page_tokens - seq.num_tokens_);
 }
 
 void KvManager::check(std::span<const SequenceKv* const> sequences) const {

@@ -20,14 +20,6 @@
 
 namespace headwater::kv {
 
-// How one sequence uses its pages.
-struct SequenceRules {
-  bool dense = false;           // keep every token whatever the groups' rules say
-  int32_t faithful_tokens = 0;  // rows below it see (and so hold) everything: faithful prefill;
-                                // 0 if dense
-  bool share_prefix = true;     // look up and publish
-};
-
 // The pages of one sequence. Made by KvManager, changed by it only.
 class SequenceKv {
  public:
@@ -39,6 +31,7 @@ class SequenceKv {
   struct GroupPages {
     std::vector<RowId> rows;    // [logical page], kNoRow = dropped
     int32_t frontier_page = 0;  // pages of the window begin here; never moves back
+    int32_t num_held = 0;       // rows that are there
   };
   SequenceRules rules_;
   int32_t slot_ = -1;
@@ -83,9 +76,7 @@ class KvManager {
 
   // First visible position behind the sinks, for the row at `position` (PageList::window_start).
   int32_t window_start(const SequenceKv& seq, int32_t group, int32_t position) const;
-  // The most bytes that the sequence will hold, beyond those it holds now, on its way to num_tokens
-  // in steps of at most max_rows: the dense peak of a faithful prompt, the passing peak of a
-  // streaming window.
+  // KvGeometry::peak_bytes beyond what the sequence holds now.
   int64_t peak_growth_bytes(const SequenceKv& seq, int32_t num_tokens, int32_t max_rows) const;
   // Bytes that could be taken now, everything cached evicted.
   int64_t reclaimable_bytes() const {
@@ -108,6 +99,10 @@ class KvManager {
   }
 
   int64_t held_bytes(const SequenceKv& seq) const;
+  // Tokens of one head of the group, in pages that are there.
+  int64_t held_tokens(const SequenceKv& seq, int32_t group) const;
+  // Blocks of single heads that left their window into a compensation, ever.
+  uint64_t num_folded_blocks() const { return num_folded_blocks_; }
   PoolCounts page_counts() const { return pool_.page_counts(); }
   PoolCounts byte_counts() const { return pool_.byte_counts(); }
   int64_t held_rows(int32_t group) const { return pool_.held_rows(group); }
@@ -143,6 +138,7 @@ class KvManager {
   int64_t table_stride_ = 0;
   std::vector<int32_t> free_slots_;
   std::vector<PageCopy> copies_;
+  uint64_t num_folded_blocks_ = 0;
 };
 
 }  // namespace headwater::kv

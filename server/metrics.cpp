@@ -142,6 +142,16 @@ void write_cache(TextWriter& out, const EngineStats& stats) {
   out.gauge("headwater:kv_bytes_dense_equivalent",
             "Bytes the running sequences would hold if every head kept every token.",
             static_cast<double>(stats.kv_bytes_dense_equivalent));
+  out.family("headwater:kv_tokens",
+             "gauge",
+             "Tokens that running sequences hold, summed over heads of a class.");
+  out.sample("headwater:kv_tokens", {{"class", "full"}}, static_cast<double>(stats.kv_tokens_full));
+  out.sample("headwater:kv_tokens",
+             {{"class", "compressed"}},
+             static_cast<double>(stats.kv_tokens_compressed));
+  out.counter("headwater:kv_blocks_folded_total",
+              "Blocks of single heads that left their window into a compensation token.",
+              stats.kv_blocks_folded);
 }
 
 void write_requests(TextWriter& out, const EngineStats& stats) {

@@ -1,125 +1,115 @@
 #include "engine/attention/head_table.h"
 
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <map>
-#include <nlohmann/json.hpp>
+#include <set>
 
+#include "engine/attention/head_table_published.h"
+#include "engine/model/fingerprint.h"
 #include "kernels/base/status.h"
 
 namespace headwater {
 namespace {
 
-using Json = nlohmann::json;
+int64_t kept_tokens(const kv::RetentionRule& rule, int32_t position) {
+  const int64_t start = rule.window_start(position);
+  int64_t kept = position + 1 - start + std::min<int64_t>(start, rule.sink_tokens);
+  if (rule.shard_stride > 0) kept += start / rule.shard_stride;
+  return kept;
+}
 
-constexpr std::string_view kFormat = "headwater.head_table/1";
-constexpr size_t kMaxFileBytes = size_t{64} << 20;
-
-class Reader {
- public:
-  Reader(const std::string& name, const ModelSpec& model) : name_(name), model_(model) {}
-
-  HeadTable read(std::string_view text) const {
-    const Json json = Json::parse(text, nullptr, false);
-    if (json.is_discarded()) fail("is not valid JSON");
-    if (!json.is_object()) fail("must be a JSON object");
-    const std::string format = text_of(json, "format");
-    if (format != kFormat)
-      fail("format must be \"" + std::string(kFormat) + "\", got \"" + format + "\"");
-    check_model(member(json, "model"));
-    HeadTable table{text_of(json, "method"), {}};
-    const std::map<std::string, kv::RetentionRule> classes = read_classes(member(json, "classes"));
-    const Json& heads = member(json, "heads");
-    if (!heads.is_array() || heads.size() != model_.layers.size())
-      fail("heads must list " + std::to_string(model_.layers.size()) + " layers");
-    for (size_t layer = 0; layer < heads.size(); ++layer) {
-      const auto count = static_cast<size_t>(model_.layers[layer].heads.num_kv_heads);
-      const std::string where = "heads[" + std::to_string(layer) + "]";
-      if (!heads[layer].is_array() || heads[layer].size() != count)
-        fail(where + " must list " + std::to_string(count) + " KV heads");
-      for (const Json& head : heads[layer]) {
-        const auto found = head.is_string() ? classes.find(head.get<std::string>()) : classes.end();
-        if (found == classes.end())
-          fail(where + " names a class that \"classes\" lacks: " + head.dump());
-        table.rules.push_back(found->second);
-      }
-    }
-    return table;
-  }
-
- private:
-  [[noreturn]] void fail(const std::string& what) const {
-    throw ConfigError("head table " + name_ + ": " + what);
-  }
-
-  const Json& member(const Json& object, const char* key) const {
-    const auto found = object.find(key);
-    if (found == object.end()) fail(std::string("lacks \"") + key + "\"");
-    return *found;
-  }
-
-  std::string text_of(const Json& object, const char* key) const {
-    const Json& value = member(object, key);
-    if (!value.is_string()) fail(std::string(key) + " must be a string");
-    return value.get<std::string>();
-  }
-
-  int32_t count_of(const Json& object, const char* key, int32_t low) const {
-    const Json& value = member(object, key);
-    if (!value.is_number_integer() || value.get<double>() < low || value.get<double>() > 1 << 30)
-      fail(std::string(key) + " must be a whole number of at least " + std::to_string(low) +
-           ", got " + value.dump());
-    return value.get<int32_t>();
-  }
-
-  void check_model(const Json& json) const {
-    if (!json.is_object()) fail("model must be an object");
-    const HeadShape& heads = model_.layers[0].heads;
-    const auto expect = [&](const char* key, int32_t actual) {
-      const int32_t stated = count_of(json, key, 1);
-      if (stated != actual)
-        fail("is for a model with " + std::string(key) + " " + std::to_string(stated) +
-             ", this one has " + std::to_string(actual));
-    };
-    expect("num_layers", static_cast<int32_t>(model_.layers.size()));
-    expect("num_kv_heads", heads.num_kv_heads);
-    expect("head_dim", heads.head_dim);
-  }
-
-  std::map<std::string, kv::RetentionRule> read_classes(const Json& json) const {
-    if (!json.is_object()) fail("classes must be an object");
-    std::map<std::string, kv::RetentionRule> classes;
-    for (const auto& [key, value] : json.items()) {
-      if (!value.is_object()) fail("class " + key + " must be an object");
-      for (const auto& [field, unused] : value.items())
-        if (field != "sinks" && field != "recent")
-          fail("class " + key + " has an unknown field \"" + field + "\"; known: sinks, recent");
-      kv::RetentionRule rule;  // {}: keeps everything
-      if (!value.empty()) rule = {count_of(value, "sinks", 0), count_of(value, "recent", 1)};
-      classes.emplace(key, rule);
-    }
-    return classes;
-  }
-
-  const std::string& name_;
-  const ModelSpec& model_;
-};
+// The rule that keeps more at max_positions; where both have plain windows, at least what either
+// keeps of sinks and latest tokens.
+kv::RetentionRule wider(const kv::RetentionRule& a,
+                        const kv::RetentionRule& b,
+                        int32_t max_positions) {
+  if (a.keeps_all() || b.keeps_all()) return {};
+  kv::RetentionRule rule =
+      kept_tokens(b, max_positions - 1) > kept_tokens(a, max_positions - 1) ? b : a;
+  rule.sink_tokens = std::max(a.sink_tokens, b.sink_tokens);
+  rule.recent_tokens = std::max(a.recent_tokens, b.recent_tokens);
+  return rule;
+}
 
 }  // namespace
 
-HeadTable parse_head_table(std::string_view json, const std::string& name, const ModelSpec& model) {
-  return Reader(name, model).read(json);
+std::string read_table_file(const std::string& path) {
+  std::error_code error;
+  const bool is_file = std::filesystem::is_regular_file(path, error);
+  std::ifstream file(path, std::ios::binary);
+  if (!is_file || !file) throw ConfigError("head table " + path + ": cannot be read (head-table)");
+  const uintmax_t size = std::filesystem::file_size(path, error);
+  if (error || size > uintmax_t{kMaxHeadTableBytes})
+    throw ConfigError("head table " + path + ": must be at most 64 MiB");
+  return {std::istreambuf_iterator<char>(file), {}};
 }
 
-HeadTable load_head_table(const std::string& path, const ModelSpec& model) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw ConfigError("head table " + path + ": cannot be read (option head-table)");
-  std::string text;
-  text.resize(kMaxFileBytes + 1);
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
-  if (text.size() > kMaxFileBytes) throw ConfigError("head table " + path + ": over 64 MiB");
-  return parse_head_table(text, path, model);
+HeadTableModel head_table_model(const LoadedModel& model) {
+  const HeadShape& heads = model.spec.layers.at(0).heads;
+  bool alike = true;  // in query heads: if not, no table by query heads fits
+  for (const LayerSpec& layer : model.spec.layers) {
+    if (layer.heads.num_kv_heads != heads.num_kv_heads || layer.heads.head_dim != heads.head_dim)
+      throw LoadError(model.path + ": layers differ in KV heads or head size");
+    alike = alike && layer.heads.num_heads == heads.num_heads;
+  }
+  return {model.name,
+          static_cast<int32_t>(model.spec.layers.size()),
+          alike ? heads.num_heads : 0,
+          heads.num_kv_heads,
+          heads.head_dim,
+          model.spec.max_positions,
+          model_fingerprint(model)};
+}
+
+HeadTable load_head_table(const std::string& path,
+                          const HeadTableModel& model,
+                          double duo_sparsity) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error) || path.ends_with(".tsv"))
+    return load_duo_table(path, model, duo_sparsity);
+  return parse_head_table(read_table_file(path), path, model);
+}
+
+std::vector<kv::RetentionRule> retention_rules(const HeadTable& table,
+                                               const kv::RetentionRule& compressed,
+                                               double ratio) {
+  const HeadTableModel& model = table.model;
+  const int32_t group = table.heads_per_layer() / model.num_kv_heads;  // 1, or the query heads
+  const auto num_heads = static_cast<size_t>(model.num_layers * model.num_kv_heads);
+  const auto rule_of = [&](int32_t id) {
+    if (id == HeadTable::kFull) return kv::RetentionRule{};
+    if (id == HeadTable::kCompressed) return compressed;
+    return table.classes[static_cast<size_t>(id - HeadTable::kFirstNamed)].rule;
+  };
+  std::vector<kv::RetentionRule> rules(num_heads);
+  for (size_t head = 0; head < num_heads; ++head) {
+    const size_t first = head * static_cast<size_t>(group);
+    rules[head] = rule_of(table.heads[first]);
+    for (size_t i = 1; i < static_cast<size_t>(group); ++i)
+      rules[head] = wider(rules[head], rule_of(table.heads[first + i]), model.max_positions);
+  }
+  if (ratio < 0) return rules;
+
+  const auto wanted = static_cast<size_t>(std::ceil(ratio * static_cast<double>(num_heads) - 1e-6));
+  std::set<size_t> full;
+  for (const int32_t head : table.ranking) {
+    if (full.size() >= wanted) break;
+    full.insert(static_cast<size_t>(head / group));
+  }
+  if (full.size() < wanted)
+    throw ConfigError("retrieval-ratio asks for " + std::to_string(wanted) +
+                      " heads, the ranking of the head table names " + std::to_string(full.size()));
+  for (size_t head = 0; head < num_heads; ++head) {
+    if (full.contains(head)) {
+      rules[head] = {};
+    } else if (rules[head].keeps_all()) {
+      rules[head] = compressed;
+    }
+  }
+  return rules;
 }
 
 }  // namespace headwater

@@ -1,13 +1,40 @@
 #include "engine/config/config_check.h"
 
 #include <cstdint>
+#include <utility>
 
 #include "engine/config/config_issues.h"
 
 namespace headwater {
+namespace {
+
+constexpr int64_t kMaxTokens = 16 << 20;
+
+void share(ConfigIssues& issues, const char* option, double value, bool may_be_unset) {
+  if ((value >= 0 && value <= 1) || (may_be_unset && value == -1)) return;
+  issues.add(std::string(option) + ": must be between 0 and 1" + (may_be_unset ? ", or -1" : "") +
+             ", got " + std::to_string(value));
+}
+
+void check_retention(const EngineConfig& c, ConfigIssues& issues) {
+  share(issues, "retrieval-ratio", c.retrieval_ratio, true);
+  share(issues, "duo-sparsity", c.duo_sparsity, false);
+  share(issues, "window-growth", c.window_growth, true);
+  issues.range("window-sinks", c.window_sinks, -1, kMaxTokens);
+  for (const auto& [option, value] :
+       {std::pair("window-recent", c.window_recent), std::pair("window-block", c.window_block)}) {
+    issues.range(option, value, -1, kMaxTokens);
+    if (value == 0) issues.add(std::string(option) + ": must be positive, or -1, got 0");
+  }
+  issues.range("s2-stride", c.s2_stride, 1, 1 << 16);
+  issues.range("s2-dense-heads", c.s2_dense_heads, 0, 1 << 16);
+  issues.range("max-kv-budget", c.max_kv_budget, 0, kMaxTokens);
+  issues.one_of("prefill-mode", c.prefill_mode, {"auto", "streaming", "faithful"});
+}
+
+}  // namespace
 
 std::vector<std::string> check_engine_config(const EngineConfig& c) {
-  constexpr int64_t kMaxTokens = 16 << 20;
   ConfigIssues issues;
   if (c.model.empty()) {
     issues.add("model: must name a GGUF file or a folder with config.json and safetensors");
@@ -34,9 +61,7 @@ std::vector<std::string> check_engine_config(const EngineConfig& c) {
   if (c.block_size % 16 != 0) {
     issues.add("block-size: must be a multiple of 16, got " + std::to_string(c.block_size));
   }
-  issues.range("window-sinks", c.window_sinks, 0, kMaxTokens);
-  issues.range("window-recent", c.window_recent, 1, kMaxTokens);
-  issues.one_of("prefill-mode", c.prefill_mode, {"streaming", "faithful"});
+  check_retention(c, issues);
   return issues.take();
 }
 

@@ -21,14 +21,22 @@ struct EngineConfig {
   std::string kv_cache_dtype = "auto";   // auto | f32 | f16 | bf16
   int32_t block_size = 16;               // tokens of one page of one head
   bool enable_prefix_caching = true;
-  std::string attention = "dense";  // policy
-  std::string head_table;           // file, for policies that need one
-  int32_t window_sinks = 4;         // window policy without a table
-  int32_t window_recent = 1024;
-  std::string prefill_mode = "streaming";  // faithful | streaming
-  uint64_t seed = 0;                       // 0 = random
-  bool check_invariants = false;           // conservation after every step
-  std::string chat_template;               // file; "" = the model's own
+  std::string attention = "dense";  // policy (engine/attention/policy_table.cpp)
+  std::string head_table;           // which heads keep everything: file or folder
+  double retrieval_ratio = -1;      // of the heads keep everything, by the table's ranking
+  double duo_sparsity = 0.5;        // of the heads do not, by published DuoAttention gates
+  int32_t window_sinks = -1;        // of compressed heads; -1 = the policy's, here and below
+  int32_t window_recent = -1;
+  double window_growth = -1;
+  int32_t window_block = -1;
+  int32_t s2_stride = 8;
+  int32_t s2_dense_heads = 0;         // last KV heads of each layer
+  std::string prefill_mode = "auto";  // faithful | streaming | auto: the policy's
+  uint64_t seed = 0;                  // 0 = random
+  bool allow_dense_requests = true;   // attention.policy "dense" of a request
+  int32_t max_kv_budget = 0;          // largest attention.kv_budget of a request; 0 = any
+  bool check_invariants = false;      // conservation after every step
+  std::string chat_template;          // file; "" = the model's own
 };
 
 // Calls visit(name, field, help) for every field: the one list behind YAML keys, environment
@@ -52,13 +60,36 @@ void describe_engine(Config& c, Visitor&& visit) {
   visit("kv-cache-dtype", c.kv_cache_dtype, "auto, f32, f16 or bf16");
   visit("block-size", c.block_size, "tokens of one KV page (of one head); a multiple of 16");
   visit("enable-prefix-caching", c.enable_prefix_caching, "reuse KV pages of equal prefixes");
-  visit("attention", c.attention, "attention policy: dense or window");
-  visit("head-table", c.head_table, "JSON head table: which heads keep everything");
-  visit("window-sinks", c.window_sinks, "window policy: first tokens that stay");
-  visit("window-recent", c.window_recent, "window policy: latest tokens that stay");
+  visit(
+      "attention",
+      c.attention,
+      "dense, window, razor, duo, moa, s2, or auto: the shipped table's of this model, else dense");
+  visit("head-table",
+        c.head_table,
+        "which heads keep everything: JSON, DuoAttention folder or TSV, MoA JSON; auto = shipped");
+  visit("retrieval-ratio",
+        c.retrieval_ratio,
+        "share of heads that keep everything, by the table's ranking; -1 = as the table says");
+  visit("duo-sparsity",
+        c.duo_sparsity,
+        "share of heads that do not keep everything, of a published DuoAttention table");
+  visit("window-sinks",
+        c.window_sinks,
+        "compressed heads: first tokens that stay; -1 = the policy's, here and below");
+  visit("window-recent", c.window_recent, "compressed heads: latest tokens that stay, at least");
+  visit("window-growth", c.window_growth, "compressed heads: share of the context that stays");
+  visit("window-block", c.window_block, "compressed heads: tokens that are dropped together");
+  visit("s2-stride", c.s2_stride, "S2-Attention: every how-many-th older block a head keeps");
+  visit("s2-dense-heads", c.s2_dense_heads, "S2-Attention: last KV heads of a layer that keep all");
   visit("prefill-mode",
         c.prefill_mode,
-        "streaming (windows hold while prefilling) or faithful (drop when the prompt ends)");
+        "streaming (drop while prefilling), faithful (drop when the prompt ends) or auto");
+  visit("allow-dense-requests",
+        c.allow_dense_requests,
+        "requests may ask for attention.policy dense, which holds every token");
+  visit("max-kv-budget",
+        c.max_kv_budget,
+        "largest attention.kv_budget that a request may ask for; 0 = any");
   visit("seed", c.seed, "seed for requests without one; 0 = random");
   visit("check-invariants", c.check_invariants, "check page conservation after every step (slow)");
   visit("chat-template", c.chat_template, "Jinja file that replaces the model's chat template");

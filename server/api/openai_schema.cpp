@@ -102,9 +102,11 @@ void read_attention(FieldReader& fields, AttentionRequest& attention) {
   if (!value->is_object()) return fields.fail("attention", "must be an object");
   FieldReader nested(*value, "attention.");
   nested.read("policy", attention.policy);
-  int64_t budget = 0;
-  nested.read("kv_budget", 1, kMaxInt64, budget);
-  if (budget > 0) attention.kv_budget = budget;
+  int64_t kv_budget = 0, selection_budget = 0;
+  nested.read("kv_budget", 1, kMaxInt64, kv_budget);
+  nested.read("selection_budget", 1, kMaxInt64, selection_budget);
+  if (kv_budget > 0) attention.kv_budget = kv_budget;
+  if (selection_budget > 0) attention.selection_budget = selection_budget;
   fields.merge(nested.status());
 }
 

@@ -21,6 +21,7 @@
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/base/status.h"
+#include "server/cli/inspect_heads.h"
 #include "server/config/option_table.h"
 
 namespace headwater::cli {
@@ -177,11 +178,15 @@ bool attempt(std::vector<std::string>& refused, const std::function<void()>& sta
     return true;
   } catch (const LoadError& error) {
     refused.emplace_back(error.what());
-    return false;
+  } catch (const ConfigError& error) {
+    refused.emplace_back(error.what());
   }
+  return false;
 }
 
-Json make_report(const std::string& path, std::vector<std::string>& refused) {
+Json make_report(const std::string& path,
+                 const EngineConfig* attention,
+                 std::vector<std::string>& refused) {
   Json report = {{"path", path}};
   const bool is_folder = std::filesystem::is_directory(path);
   const bool readable = attempt(refused, [&] {
@@ -191,6 +196,10 @@ Json make_report(const std::string& path, std::vector<std::string>& refused) {
   std::unique_ptr<LoadedModel> model;
   if (!attempt(refused, [&] { model = load_model(path); })) return report;
   describe_model(*model, report);
+  if (attention != nullptr)
+    attempt(refused, [&] {
+      report["attention"] = describe_heads(plan_attention(*attention, *model), *model);
+    });
   attempt(refused, [&] { make_tokenizer(std::move(model->vocabulary)); });
   if (!model->chat_template.empty()) {
     attempt(refused, [&] { ChatTemplate(model->chat_template, path); });
@@ -233,6 +242,7 @@ void print_text(const Json& report, const std::vector<std::string>& refused, std
           << megabytes(type["bytes"].get<int64_t>()) << "\n";
     }
   }
+  if (report.contains("attention")) print_heads(report["attention"], out);
   for (const auto& [key, what] :
        {std::pair("has_tokenizer", "tokenizer"), std::pair("has_chat_template", "chat template")}) {
     out << what << ": " << (report.value(key, false) ? "present" : "not present") << "\n";
@@ -247,17 +257,28 @@ void print_text(const Json& report, const std::vector<std::string>& refused, std
 
 struct InspectConfig {
   bool json = false;
+  EngineConfig engine;  // its attention
 };
 
 void describe_inspect(InspectConfig& config, OptionTable& visit) {
   visit("json", config.json, "one JSON object instead of text");
+  config.engine.attention.clear();
+  visit("head-table",
+        config.engine.head_table,
+        "show what this head table keeps and saves; auto = the one shipped for the model");
+  visit("attention",
+        config.engine.attention,
+        "policy that runs the table; default: the one that it was made for");
+  visit("retrieval-ratio",
+        config.engine.retrieval_ratio,
+        "share of heads that keep everything, by the table's ranking; -1 = as the table says");
 }
 
 }  // namespace
 
-int inspect(const std::string& path, bool json, std::ostream& out) {
+int inspect(const std::string& path, bool json, std::ostream& out, const EngineConfig* attention) {
   std::vector<std::string> refused;
-  Json report = make_report(path, refused);
+  Json report = make_report(path, attention, refused);
   if (json) {
     report["refused"] = refused;
     out << dump(report, 1) << "\n";
@@ -276,7 +297,10 @@ int run_inspect(const std::vector<std::string>& args) {
     throw ConfigError("inspect takes one model, got " + std::to_string(words.size()) +
                       " words; expected: headwater inspect MODEL");
   }
-  return inspect(words[0], config.json, std::cout);
+  EngineConfig& engine = config.engine;
+  const bool wants_heads = !engine.attention.empty() || !engine.head_table.empty();
+  if (engine.attention.empty()) engine.attention = "auto";
+  return inspect(words[0], config.json, std::cout, wants_heads ? &engine : nullptr);
 }
 
 std::string inspect_help() {
@@ -290,8 +314,12 @@ std::string inspect_help() {
          "Examples\n"
          "  headwater inspect model.gguf\n"
          "  headwater inspect model-folder --json\n"
+         "  headwater inspect model.gguf --head-table auto\n"
+         "      which heads keep everything, and what that saves\n"
          "\n" +
-         format_options(table, {{"Output", {"json"}}});
+         format_options(
+             table,
+             {{"Output", {"json"}}, {"Attention", {"head-table", "attention", "retrieval-ratio"}}});
 }
 
 }  // namespace headwater::cli

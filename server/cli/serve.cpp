@@ -51,7 +51,18 @@ void print_banner(const Engine& engine, const std::string& http, const std::stri
               static_cast<double>(stats.kv_bytes_total) / 1e6,
               stats.kv_format.c_str(),
               stats.prefix_caching ? "on" : "off");
-  std::printf("  policy   %s\n", info.attention.c_str());
+  std::printf("  policy   %s%s%s\n",
+              info.attention.c_str(),
+              info.head_table.empty() ? "" : ", head table ",
+              info.head_table.c_str());
+  std::printf(
+      "  heads    %d keep every token, %d are compressed; a sequence of %d tokens holds "
+      "%.1f MB of KV, dense %.1f MB\n",
+      info.num_full_heads,
+      info.num_kv_heads - info.num_full_heads,
+      info.max_model_len,
+      static_cast<double>(info.kv_sequence_bytes) / 1e6,
+      static_cast<double>(info.kv_sequence_bytes_dense) / 1e6);
   std::printf("  HTTP     http://%s/v1\n", http.c_str());
   std::printf("  gRPC     %s\n", grpc.c_str());
   std::fflush(stdout);

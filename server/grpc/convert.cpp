@@ -45,6 +45,13 @@ api::Json to_body(const v1::SamplingParams& p) {
       p.has_include_stop_str_in_output(),
       p.include_stop_str_in_output());
   set(body, "skip_special_tokens", p.has_skip_special_tokens(), p.skip_special_tokens());
+  if (p.has_attention()) {
+    api::Json& attention = body["attention"] = api::Json::object();
+    const v1::Attention& a = p.attention();
+    set(attention, "policy", !a.policy().empty(), a.policy());
+    set(attention, "kv_budget", a.has_kv_budget(), a.kv_budget());
+    set(attention, "selection_budget", a.has_selection_budget(), a.selection_budget());
+  }
   for (const auto& [token, bias] : p.logit_bias()) body["logit_bias"][std::to_string(token)] = bias;
   for (const std::string& stop : p.stop()) body["stop"].push_back(stop);
   for (const int32_t id : p.stop_token_ids()) body["stop_token_ids"].push_back(id);
@@ -166,6 +173,8 @@ void to_usage(const api::GenerationUsage& usage, v1::Usage* out) {
   out->set_prompt_tokens(usage.prompt_tokens);
   out->set_cached_tokens(usage.cached_tokens);
   out->set_completion_tokens(usage.completion_tokens);
+  out->set_kv_bytes(usage.kv_bytes);
+  out->set_kv_bytes_dense(usage.kv_bytes_dense);
 }
 
 }  // namespace headwater::grpc_api

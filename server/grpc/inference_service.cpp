@@ -139,6 +139,7 @@ grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerCon
     response->set_has_chat_template(engine->chat_template() != nullptr);
     for (const int32_t id : engine->eos_token_ids()) response->add_eos_token_ids(id);
     response->set_server_version(HEADWATER_VERSION);
+    response->set_attention(info.attention);
   }
   reactor->Finish(status);
   return reactor;

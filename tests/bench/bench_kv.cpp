@@ -140,7 +140,7 @@ void run(const Shape& shape, int32_t pool_sequences, int32_t length) {
         continue;
       }
       std::printf(" %.3f (%.2f %%) |",
-                  static_cast<double>(held) / static_cast<double>(g.bytes_for(n, true)),
+                  static_cast<double>(held) / static_cast<double>(g.dense_cache_bytes(n)),
                   100.0 * static_cast<double>(record_bytes_of(g, n)) / static_cast<double>(held));
     }
     std::printf("\n");

@@ -52,11 +52,25 @@ std::string two_tensors() {
   return file.bytes();
 }
 
+std::string head_table() {
+  return R"({"format": "headwater.head_table/1", "method": "razor", "granularity": "query_head",
+    "model": {"num_layers": 2, "num_kv_heads": 2, "head_dim": 32, "fingerprint": "0123456789abcdef"},
+    "classes": {"a": {"sinks": 4, "recent": 64, "growth": 0.5, "growth_offset": -1, "block": 16},
+                "b": {"recent": 9, "block": 16, "shard": {"stride": 3, "phase": 1}},
+                "c": {"recent": 32, "compensate": true}},
+    "heads": [["full", "compressed", "a", "b"], ["c", "full", "full", "full"]],
+    "ranking": [[0, 3], [1, 1]], "scores": {"echo": [[1, 2, 3, 4], [0, 0, 0, 1e-9]]},
+    "calibration": {"tokens": 4, "data": "none"}})";
+}
+
 std::vector<Seed> make_seeds() {
   return {
       {"fuzz_gguf", "mixed", mixed_metadata()},
       {"fuzz_gguf", "llama_f16", tiny_gguf(smallest(QuantFormat::kF16))},
       {"fuzz_gguf", "llama_q8_0", tiny_gguf(smallest(QuantFormat::kQ8_0))},
+      {"fuzz_head_table", "native", head_table()},
+      {"fuzz_head_table", "duo", "0.5\t1\n0.25\t0.75\n"},
+      {"fuzz_head_table", "moa", R"({"alphas": [[0, 64], [-8, 0]], "betas": [[1, 0], [0.5, 0]]})"},
       {"fuzz_safetensors", "tensors", two_tensors()},
       {"fuzz_safetensors",
        "index",

@@ -53,6 +53,9 @@ MAY_INCLUDE = {
     "engine/attention/": (
         "engine/request.h",
         "engine/config/",
+        "engine/io/",
+        "engine/model/fingerprint.h",
+        "engine/model/loaded_model.h",
         "engine/model/model_spec.h",
         "kvcache/",
     )

@@ -62,6 +62,8 @@ TEST_CASE("chat: stream chunks", "[server][unit]") {
   CHECK(usage["choices"].empty());
   CHECK(usage["choices"].is_array());
   CHECK(usage["usage"]["completion_tokens"] == 13);
+  CHECK(usage["usage"]["kv_bytes"] == 100);
+  CHECK(usage["usage"]["kv_bytes_dense"] == 400);
 }
 
 TEST_CASE("chat: a stream without include_usage has no empty choices and no usage",
@@ -212,6 +214,7 @@ TEST_CASE("what clients send along is taken", "[server][unit]") {
   CHECK(request.sampling.typical_p == 0.9f);
   CHECK(request.attention.policy == "window");
   CHECK(request.attention.kv_budget == 64);
+  CHECK(request.attention.selection_budget == 128);
 }
 
 TEST_CASE("a bad value is refused with its name and all four keys", "[server][unit]") {
@@ -234,6 +237,8 @@ TEST_CASE("a bad value is refused with its name and all four keys", "[server][un
       {"stop_token_ids", "[-1]"},
       {"best_of", "2"},
       {"attention", "7"},
+      {"attention", "{\"kv_budget\":0}"},
+      {"attention", "{\"selection_budget\":1.5}"},
       {"top_k", "99999999999999999999"},
       {"stream_options", "{}"},
       {"min_tokens", "-1"},
@@ -413,6 +418,10 @@ TEST_CASE("metrics name what dashboards read", "[server][unit]") {
         "vllm:gpu_cache_usage_perc{",
         "headwater:kv_pages{model_name=\"fake\",engine=\"0\",state=\"held\"} 0\n",
         "headwater:kv_bytes_dense_equivalent{",
+        "headwater:kv_bytes{model_name=\"fake\",engine=\"0\",state=\"cached\"} 0\n",
+        "headwater:kv_tokens{model_name=\"fake\",engine=\"0\",class=\"full\"} 0\n",
+        "headwater:kv_tokens{model_name=\"fake\",engine=\"0\",class=\"compressed\"} 0\n",
+        "headwater:kv_blocks_folded_total{model_name=\"fake\",engine=\"0\"} 0\n",
         "http_requests_total{handler=\"/v1/chat/completions\",method=\"POST\",status=\"2xx\"} 1\n",
         "process_resident_memory_bytes "}) {
     INFO(line);

@@ -1,9 +1,12 @@
 // The contract of kv-design section 3, over every policy: placement means nothing, bit for bit.
 // Reference of each case: the same request alone, its prompt in one chunk, nothing cached.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <random>
 
+#include "engine/attention/policy_table.h"
 #include "tests/support/engine_harness.h"
+#include "tests/support/temp_file.h"
 #include "tests/support/tiny_model.h"
 
 using namespace headwater;           // NOLINT: test
@@ -31,25 +34,50 @@ const kv::RetentionRule kRazorWide{.sink_tokens = 4,
                                    .growth_ppm = 100'000,
                                    .block_tokens = 32,
                                    .compensate = true};
-// MoA: grows with the context, no compensation.
-const kv::RetentionRule kSpan{
-    .sink_tokens = 4, .recent_tokens = 16, .growth_ppm = 250'000, .growth_offset = -10};
-// S2-Attention: every third block of 16, and the latest two.
-const kv::RetentionRule kShard{
-    .recent_tokens = 17, .block_tokens = 16, .shard_stride = 3, .shard_phase = 1};
 
+// A head table and options that scale each policy down to the prompts below.
+constexpr const char* kTable = R"({
+  "format": "headwater.head_table/1", "method": "measured",
+  "model": {"num_layers": 2, "num_kv_heads": 2, "head_dim": 32},
+  "heads": [["compressed", "full"], ["compressed", "compressed"]]})";
+constexpr const char* kSpans =
+    R"({"alphas": [[-10, 0, 130, 0], [20, -40, 0, 0]], "betas": [[0.5, 0, 0, 1], [0.25, 0.75, 0, 0]]})";
+
+EngineConfig scaled_down(const AttentionPolicy& policy, const TempFolder& folder) {
+  EngineConfig config;
+  config.attention = policy.name;
+  if (policy.table == TableUse::kRefused) return config;
+  if (policy.name == "moa") {  // by query heads, as published
+    config.head_table = folder.add("spans.json", kSpans);
+    return config;
+  }
+  config.window_sinks = 4;
+  config.window_recent = policy.name == "s2" ? 17 : 24;
+  if (policy.compressed.block_tokens > 1) config.window_block = 16;
+  if (policy.name == "s2") {
+    config.s2_stride = 3;
+  } else {
+    config.head_table = folder.add("table.json", kTable);
+  }
+  return config;
+}
+
+// Every row of the policy table in its own prefill mode; then what the rows leave out.
 std::vector<Policy> policies() {
-  return {{"dense", {}, false},
-          {"window on every head, streaming", {kWindow, kWindow, kWindow, kWindow}, false},
-          {"window on some heads, streaming", {kWindow, kFull, kShort, kWindow}, false},
-          {"window on some heads, faithful", {kWindow, kFull, kShort, kWindow}, true},
-          {"window on every head, faithful", {kShort, kShort, kWindow, kWindow}, true},
-          {"razor, streaming", {kRazor, kFull, kRazor, kRazorWide}, false},
-          {"razor, faithful", {kRazor, kFull, kRazor, kRazorWide}, true},
-          {"razor on every head, streaming", {kRazor, kRazor, kRazor, kRazor}, false},
-          {"spans, streaming", {kSpan, kFull, kSpan, kShort}, false},
-          {"spans, faithful", {kSpan, kFull, kSpan, kShort}, true},
-          {"shards, streaming", {kShard, kFull, kShard, kWindow}, false}};
+  const TempFolder folder;
+  std::vector<Policy> all;
+  for (const AttentionPolicy& row : attention_policies()) {
+    AttentionPlan plan = plan_attention(scaled_down(row, folder), *make_tiny_model());
+    all.push_back({row.name.data(), std::move(plan.rules), plan.faithful});
+  }
+  const std::vector<kv::RetentionRule> spans =
+      std::ranges::find(all, std::string_view("moa"), &Policy::name)->rules;
+  all.push_back({"window on every head, streaming", {kWindow, kWindow, kWindow, kWindow}, false});
+  all.push_back({"window on every head, faithful", {kShort, kShort, kWindow, kWindow}, true});
+  all.push_back({"razor, streaming", {kRazor, kFull, kRazor, kRazorWide}, false});
+  all.push_back({"razor on every head, streaming", {kRazor, kRazor, kRazor, kRazor}, false});
+  all.push_back({"spans, faithful", spans, true});
+  return all;
 }
 
 const LoadedModel& model(QuantFormat format) {
@@ -203,8 +231,77 @@ TEST_CASE("Contract: window heads hold what the geometry says; usage tells", "[e
   const Usage& usage = result.choices[0].usage;
   const kv::KvGeometry& geometry = harness.core().kv().geometry();
   REQUIRE(usage.kv_bytes == geometry.bytes_for(599, false));
-  REQUIRE(usage.kv_bytes_dense == geometry.bytes_for(599, true));
+  REQUIRE(usage.kv_bytes_dense == geometry.dense_cache_bytes(599));
   REQUIRE(usage.kv_bytes < usage.kv_bytes_dense / 2);
+}
+
+TEST_CASE("Contract: a request's own budget bounds its compressed heads and changes no neighbour",
+          "[engine][unit]") {
+  const std::string device = GENERATE("ref", "cpu");
+  const QuantFormat format = device == "ref" ? QuantFormat::kF32 : QuantFormat::kQ8_0;
+  HarnessOptions options;
+  options.device = device;
+  options.faithful = GENERATE(false, true);
+  options.rules = {kRazor, kFull, kRazor, kWindow};
+  const Request request = with_logprobs(prompt(400, 6), 60);
+  Request narrow = request;
+  narrow.attention.kv_budget = 40;
+  HarnessOptions whole = options;
+  whole.max_num_batched_tokens = 1024;
+  whole.prefix_caching = false;
+  const Collected wide = EngineHarness(model(format), whole).generate(request);
+  const Collected expected = EngineHarness(model(format), whole).generate(narrow);
+  const Usage& usage = expected.choices[0].usage;
+  EngineHarness harness(model(format), options);
+  const kv::KvGeometry& geometry = harness.core().kv().geometry();
+  REQUIRE(usage.kv_bytes == geometry.bytes_for(459, false, 40));
+  REQUIRE(usage.kv_bytes < wide.choices[0].usage.kv_bytes);
+  for (const kv::KvGroup& group : geometry.groups())
+    for (int32_t position = 0; position < 459 && !group.rule.keeps_all(); ++position) {
+      const int32_t start = group.rule.window_start(position, 40);
+      REQUIRE(position + 1 - start + std::min(start, group.rule.sink_tokens) <= 40);
+    }
+  REQUIRE(expected.choices[0].logprobs.back().chosen.logprob !=
+          wide.choices[0].logprobs.back().chosen.logprob);
+
+  // Over one prefix index: neither takes pages whose K and V it would not have computed.
+  require_same(harness.generate(request), wide);
+  require_same(harness.generate(narrow), expected);
+  const Collected again = harness.generate(narrow);
+  REQUIRE(again.choices[0].usage.cached_tokens >= 384);
+  require_same(again, expected);
+  require_same(harness.generate(request), wide);
+  // Behind the end of the context a budget is none: it shares what the others computed.
+  Request loose = request;
+  loose.attention.kv_budget = 100'000;
+  const Collected shared = harness.generate(loose);
+  REQUIRE(shared.choices[0].usage.cached_tokens >= 384);
+  require_same(shared, wide);
+
+  for (int32_t chunk : {7, 50}) {
+    options.max_num_batched_tokens = chunk;
+    options.max_num_seqs = std::min(8, chunk);
+    EngineHarness chunked(model(format), options);
+    chunked.add(with_logprobs(prompt(90, 8), 70));
+    require_same(chunked.generate(narrow), expected);
+  }
+}
+
+TEST_CASE("Contract: statistics tell what heads keep and what was folded", "[engine][unit]") {
+  HarnessOptions options;
+  options.rules = {kRazor, kFull, kRazor, kFull};
+  EngineHarness harness(model(QuantFormat::kF32), options);
+  harness.add(make_request(prompt(300, 5), 50));
+  while (harness.core().scheduler().running().empty() ||
+         !harness.core().scheduler().running()[0]->decoding())
+    harness.core().step();
+  const EngineStats stats = harness.core().stats();
+  REQUIRE(stats.kv_tokens_full == 2 * 300);
+  const kv::RetentionRule& rule = harness.core().kv().geometry().groups()[0].rule;
+  const int32_t start = rule.window_start(300);  // a whole number of blocks, as the sinks are
+  REQUIRE(stats.kv_tokens_compressed == 2 * (300 - start + rule.sink_tokens));
+  REQUIRE(stats.kv_blocks_folded == static_cast<uint64_t>(2 * start / rule.block_tokens));
+  REQUIRE(stats.kv_bytes_dense_equivalent == harness.core().kv().geometry().dense_cache_bytes(300));
 }
 
 TEST_CASE("Contract: windows let more sequences into the same pool at once", "[engine][unit]") {

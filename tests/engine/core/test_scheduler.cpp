@@ -70,17 +70,69 @@ TEST_CASE("KvBudget: the pool bounds the length, and says which option to change
   const PageShape page{DType::kF32, 32, 16, 0};  // 4 KiB
   const kv::KvGeometry geometry(2, 2, std::vector<kv::RetentionRule>(4), page);
   EngineConfig config;
-  KvBudget budget = plan_kv_budget(config, files->spec, geometry, int64_t{64} << 30);
+  KvBudget budget = plan_kv_budget(config, files->spec, geometry, false, int64_t{64} << 30);
   REQUIRE(budget.max_model_len == 4096);
   REQUIRE(budget.arena_bytes >= geometry.bytes_for(4096, true));
   config.kv_cache_bytes = 100 * 4096;
-  budget = plan_kv_budget(config, files->spec, geometry, int64_t{64} << 30);
+  budget = plan_kv_budget(config, files->spec, geometry, false, int64_t{64} << 30);
   REQUIRE(budget.arena_bytes <= config.kv_cache_bytes);
   REQUIRE(budget.max_model_len == 25 * 16);
   config.max_model_len = 500;
-  REQUIRE_THROWS_WITH(plan_kv_budget(config, files->spec, geometry, 1 << 30),
+  REQUIRE_THROWS_WITH(plan_kv_budget(config, files->spec, geometry, false, 1 << 30),
                       Contains("kv-cache-bytes"));
   config.max_model_len = 5000;
-  REQUIRE_THROWS_WITH(plan_kv_budget(config, files->spec, geometry, 1 << 30),
+  REQUIRE_THROWS_WITH(plan_kv_budget(config, files->spec, geometry, false, 1 << 30),
                       Contains("trained for 4096"));
+}
+
+TEST_CASE("KvBudget: a sequence as long as promised fits, whatever the policy keeps",
+          "[engine][unit]") {
+  const auto files = make_tiny_model();
+  const kv::RetentionRule full;
+  const kv::RetentionRule window{.sink_tokens = 4, .recent_tokens = 100};
+  const kv::RetentionRule razor{.sink_tokens = 4,
+                                .recent_tokens = 64,
+                                .growth_ppm = 200'000,
+                                .block_tokens = 64,
+                                .compensate = true};
+  const kv::RetentionRule shard{.recent_tokens = 33, .block_tokens = 32, .shard_stride = 4};
+  const bool faithful = GENERATE(false, true);
+  const std::vector<kv::RetentionRule> rules =
+      GENERATE_COPY(std::vector{full, full, full, full},
+                    std::vector{window, window, window, window},
+                    std::vector{full, window, window, window},
+                    std::vector{razor, full, razor, razor},
+                    std::vector{shard, shard, shard, full});
+  const kv::KvGeometry geometry(2, 2, rules, {DType::kF32, 32, 16, 0});
+  EngineConfig config;
+  config.max_num_batched_tokens = 48;
+  config.max_num_seqs = 4;
+  config.kv_cache_bytes = 150 * 4096;
+  const KvBudget budget =
+      plan_kv_budget(config, files->spec, geometry, faithful, int64_t{64} << 30);
+  // Whether one sequence can grow so long, as the scheduler steps it.
+  const auto holds = [&](int32_t num_tokens, bool dense) {
+    kv::KvManager kv(geometry,
+                     {.arena_bytes = budget.arena_bytes,
+                      .superblock_bytes = budget.superblock_bytes,
+                      .max_sequences = 1,
+                      .max_tokens = num_tokens});
+    kv::SequenceKv seq =
+        kv.create({.dense = dense, .faithful_tokens = faithful && !dense ? num_tokens : 0});
+    const std::vector<int32_t> ids(static_cast<size_t>(num_tokens), 1);
+    for (int32_t end = 0; end < num_tokens;) {
+      end = std::min(num_tokens, end + 48);
+      if (!kv.reserve(seq, end)) return false;
+      kv.commit(seq, std::span(ids).first(static_cast<size_t>(end)));
+    }
+    return true;
+  };
+  CAPTURE(faithful, budget.max_model_len, budget.max_dense_len);
+  REQUIRE(holds(budget.max_model_len, false));
+  REQUIRE(holds(budget.max_dense_len, true));
+  const int32_t slack = budget.max_model_len / 8 + 192;  // and the promise is not much too small
+  if (budget.max_model_len < files->spec.max_positions)
+    REQUIRE_FALSE(holds(budget.max_model_len + slack, false));
+  if (rules[0] == window && rules[1] == window && !faithful)
+    REQUIRE(budget.max_model_len == files->spec.max_positions);
 }

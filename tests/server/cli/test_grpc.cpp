@@ -109,6 +109,8 @@ TEST_CASE("gRPC: Generate streams pieces and then the usage", "[server][unit]") 
   const v1::Usage& usage = reply.messages.back().usage();
   CHECK(usage.prompt_tokens() == 3);
   CHECK(usage.completion_tokens() == 10);
+  CHECK(usage.kv_bytes() == 200);
+  CHECK(usage.kv_bytes_dense() == 800);
   CHECK(reply.messages[0].request_id() == "r1");
   const v1::Piece& first = reply.messages[0].piece();
   REQUIRE(first.logprobs_size() == 1);
