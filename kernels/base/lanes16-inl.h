@@ -1,5 +1,5 @@
-// Sixteen lanes of float or int32 and sixty-four bytes, whatever the register width: one 512-bit,
-// two 256-bit or four 128-bit registers. Every operation gives the same bits on every target, so
+// Sixteen lanes of float or int32, whatever the register width: one 512-bit, two 256-bit or four
+// 128-bit registers. Every operation gives the same bits on every target, so
 // kernels written with it do too.
 //
 // Per-target header of Highway: include it after foreach_target.h, use it between HW_BEFORE_SIMD()
@@ -217,10 +217,46 @@ HWY_INLINE I32x16 operator*(const I32x16& a, const I32x16& b) {
   HW_FOR_REGS r.v[i] = hn::Mul(a.v[i], b.v[i]);
   return r;
 }
+HWY_INLINE I32x16 operator|(const I32x16& a, const I32x16& b) {
+  I32x16 r;
+  HW_FOR_REGS r.v[i] = hn::Or(a.v[i], b.v[i]);
+  return r;
+}
+// a shifted to the right, or to the left where kShift is negative; then mask.
+template <int kShift, int32_t kMask>
+HWY_INLINE I32x16 shift_and(const I32x16& a) {
+  I32x16 r;
+  HW_FOR_REGS {
+    Vi shifted = a.v[i];
+    if constexpr (kShift > 0) shifted = hn::ShiftRight<kShift>(shifted);
+    if constexpr (kShift < 0) shifted = hn::ShiftLeft<-kShift>(shifted);
+    r.v[i] = hn::And(shifted, hn::Set(kDi, kMask));
+  }
+  return r;
+}
+HWY_INLINE int32_t sum_lanes(const I32x16& a) {
+  Vi sum = a.v[0];
+  for (int i = 1; i < kRegs; ++i) sum = hn::Add(sum, a.v[i]);
+  return hn::GetLane(hn::SumOfLanes(kDi, sum));
+}
+HWY_INLINE I32x16 nearest_int(const F32x16& a) {  // halves to even
+  I32x16 r;
+  HW_FOR_REGS r.v[i] = hn::NearestInt(a.v[i]);
+  return r;
+}
 HWY_INLINE F32x16 to_f32(const I32x16& a) {
   F32x16 r;
   HW_FOR_REGS r.v[i] = hn::ConvertTo(kDf, a.v[i]);
   return r;
+}
+HWY_INLINE I32x16 load_i32(const uint8_t* p) {  // of 64 bytes
+  I32x16 r;
+  HW_FOR_REGS r.v[i] = hn::LoadU(kDi, reinterpret_cast<const int32_t*>(p) + i * kLanes);
+  return r;
+}
+HWY_INLINE void store_i16(const I32x16& a, int16_t* p) {  // a within 16 bits
+  const hn::Rebind<int16_t, Df> d16;
+  HW_FOR_REGS hn::StoreU(hn::DemoteTo(d16, a.v[i]), d16, p + i * kLanes);
 }
 template <typename Byte>  // int8_t or uint8_t
 HWY_INLINE I32x16 load_bytes(const Byte* p) {
@@ -230,107 +266,31 @@ HWY_INLINE I32x16 load_bytes(const Byte* p) {
   return r;
 }
 
-// ---- sixty-four bytes: lane i of the sixteen owns bytes 4i .. 4i + 3
-// load_u8(p); a | b; shift_right_and<s, m>: (a >> s) & m in every byte, m < 256 >> s;
-// shift_left_and<s, m>: (a << s) & m in every byte, m clear below bit s.
-#if HWY_TARGET == HWY_SCALAR  // Highway has no byte vectors here
-struct U8x64 {
-  uint8_t v[64];
-};
-inline U8x64 load_u8(const uint8_t* p) {
-  U8x64 r;
-  std::memcpy(r.v, p, 64);
-  return r;
-}
-inline U8x64 operator|(const U8x64& a, const U8x64& b) {
-  U8x64 r;
-  for (int i = 0; i < 64; ++i) r.v[i] = a.v[i] | b.v[i];
-  return r;
-}
-template <int kShift, int kMask>
-inline U8x64 shift_right_and(const U8x64& a) {
-  U8x64 r;
-  for (int i = 0; i < 64; ++i) r.v[i] = static_cast<uint8_t>((a.v[i] >> kShift) & kMask);
-  return r;
-}
-template <int kShift, int kMask>
-inline U8x64 shift_left_and(const U8x64& a) {
-  U8x64 r;
-  for (int i = 0; i < 64; ++i) r.v[i] = static_cast<uint8_t>((a.v[i] << kShift) & kMask);
-  return r;
-}
-#else
-using Du8 = hn::Repartition<uint8_t, Df>;
-constexpr Du8 kDu8{};
-struct U8x64 {
-  hn::Vec<Du8> v[kRegs];
-};
-HWY_INLINE U8x64 load_u8(const uint8_t* p) {
-  U8x64 r;
-  HW_FOR_REGS r.v[i] = hn::LoadU(kDu8, p + i * 4 * kLanes);
-  return r;
-}
-HWY_INLINE U8x64 operator|(const U8x64& a, const U8x64& b) {
-  U8x64 r;
-  HW_FOR_REGS r.v[i] = hn::Or(a.v[i], b.v[i]);
-  return r;
-}
-template <int kShift, int kMask>
-HWY_INLINE U8x64 shift_right_and(const U8x64& a) {
-  U8x64 r;
+// ---- pairs: two 16-bit numbers in every lane, the first in the low half
+// acc + w.first * x[0] + w.second * x[1], exactly, for w not negative.
+HWY_INLINE I32x16 dot_pairs(I32x16 acc, const I32x16& w, const int16_t* x) {
+#if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX2
+  int32_t pair;
+  std::memcpy(&pair, x, sizeof(pair));
   HW_FOR_REGS {
-    const Vi words = hn::BitCast(kDi, a.v[i]);
-    r.v[i] = hn::And(hn::BitCast(kDu8, kShift == 0 ? words : hn::ShiftRight<kShift>(words)),
-                     hn::Set(kDu8, static_cast<uint8_t>(kMask)));
-  }
-  return r;
-}
-template <int kShift, int kMask>
-HWY_INLINE U8x64 shift_left_and(const U8x64& a) {
-  U8x64 r;
-  HW_FOR_REGS r.v[i] = hn::And(hn::BitCast(kDu8, hn::ShiftLeft<kShift>(hn::BitCast(kDi, a.v[i]))),
-                               hn::Set(kDu8, static_cast<uint8_t>(kMask)));
-  return r;
-}
-#endif  // HWY_SCALAR
-
-// acc[i] += sum over j < 4 of w[4i + j] * x[j], exactly, for w < 64 and x within [-127, 127].
-// With kEightBits w < 256, and where kDotCentres w - 128 is multiplied instead of w.
-constexpr bool kDotCentres = HWY_TARGET == HWY_AVX2;
-
-template <bool kEightBits>
-HWY_INLINE I32x16 dot4(const I32x16& acc, const U8x64& w, const int8_t* x) {
-  I32x16 r;
 #if HWY_TARGET == HWY_AVX3_DL
-  int32_t quad;
-  std::memcpy(&quad, x, 4);
-  r.v[0] = Vi{_mm512_dpbusd_epi32(acc.v[0].raw, w.v[0].raw, _mm512_set1_epi32(quad))};
-#elif HWY_TARGET == HWY_AVX2
-  int32_t quad;
-  std::memcpy(&quad, x, 4);
-  HW_FOR_REGS {
-    __m256i magnitude = w.v[i].raw;
-    __m256i signed_x = _mm256_set1_epi32(quad);
-    if constexpr (kEightBits) {  // pairs of u8 * s8 would saturate 16 bits; |w - 128| * s8 do not
-      const __m256i centred =
-          _mm256_xor_si256(magnitude, _mm256_set1_epi8(static_cast<char>(0x80)));
-      magnitude = _mm256_abs_epi8(centred);
-      signed_x = _mm256_sign_epi8(signed_x, centred);
-    }
-    const __m256i pairs = _mm256_maddubs_epi16(magnitude, signed_x);
-    const __m256i quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    r.v[i] = Vi{_mm256_add_epi32(acc.v[i].raw, quads)};
+    acc.v[i].raw = _mm512_dpwssd_epi32(acc.v[i].raw, w.v[i].raw, _mm512_set1_epi32(pair));
+#else
+    const __m256i products = _mm256_madd_epi16(w.v[i].raw, _mm256_set1_epi32(pair));
+    acc.v[i].raw = _mm256_add_epi32(acc.v[i].raw, products);
+#endif
+    // Without this GCC 12 puts off the sums of a block and keeps its products in memory.
+    asm("" : "+v"(acc.v[i].raw));
   }
 #else
-  uint8_t bytes[64];
-  std::memcpy(bytes, w.v, sizeof(bytes));
-  int32_t sums[16];
-  HW_FOR_REGS hn::StoreU(acc.v[i], kDi, sums + i * kLanes);
-  for (int lane = 0; lane < 16; ++lane)
-    for (int j = 0; j < 4; ++j) sums[lane] += bytes[4 * lane + j] * x[j];
-  HW_FOR_REGS r.v[i] = hn::LoadU(kDi, sums + i * kLanes);
+  HW_FOR_REGS {
+    const Vi first = hn::And(w.v[i], hn::Set(kDi, 0xFFFF));
+    const Vi second = hn::ShiftRight<16>(w.v[i]);
+    acc.v[i] = hn::Add(acc.v[i], hn::Mul(first, hn::Set(kDi, x[0])));
+    acc.v[i] = hn::Add(acc.v[i], hn::Mul(second, hn::Set(kDi, x[1])));
+  }
 #endif
-  return r;
+  return acc;
 }
 
 }  // namespace headwater::HWY_NAMESPACE

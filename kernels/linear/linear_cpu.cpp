@@ -22,7 +22,9 @@ constexpr int64_t kChunkBytes = 512 * 1024;
 constexpr int64_t kMinChunkRows = 64;
 constexpr int64_t kTasksPerThread = 8;
 
-bool takes_8_bit_activations(QuantFormat format) { return quant_traits(format).block_elements > 1; }
+bool takes_integer_activations(QuantFormat format) {
+  return quant_traits(format).block_elements > 1;
+}
 
 }  // namespace
 
@@ -40,7 +42,7 @@ void linear(const CpuWeight& weight,
   const int64_t blocks_per_row = weight.cols / kBlock;
   ActivationBlock* blocks = nullptr;
   if (std::any_of(weight.parts.begin(), weight.parts.end(), [](const PackedPart& part) {
-        return takes_8_bit_activations(part.source.format);
+        return takes_integer_activations(part.source.format);
       })) {
     blocks = scratch.reserve(x.rows * blocks_per_row);
     constexpr int64_t kRowsPerTask = 16;

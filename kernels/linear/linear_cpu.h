@@ -19,16 +19,17 @@ namespace headwater::cpu {
 constexpr int kTileRows = 16;
 constexpr int kBlock = 32;  // inputs that share one activation scale
 
-// 32 activations as 8-bit integers: x = d * q. One cache line.
-struct alignas(64) ActivationBlock {
-  int8_t q[kBlock];
+// 32 activations as 14-bit integers: x = d * q. Multiplied as 16-bit pairs; with 14 bits the sums
+// of every format fit 32, and rounding is 64 times finer than with 8.
+struct alignas(32) ActivationBlock {
+  int16_t q[kBlock];
   float d;
   float d_sum;              // d * sum of q, for formats with a minimum
   int32_t minus_128_sum;    // what an unsigned weight stored as w + 128 adds too much
   int32_t minus_8_sum;      // ... w + 8
   int32_t minus_32_sum[2];  // ... w + 32, for each half of the block
 };
-static_assert(sizeof(ActivationBlock) == 64);
+static_assert(sizeof(ActivationBlock) == 96);
 
 // One fused part: rows padded to whole tiles (the padding multiplies to zero and is not stored).
 struct PackedPart {
@@ -61,7 +62,7 @@ int64_t packed_tile_bytes(QuantFormat format, int64_t cols);
 // Packs output rows [16 * tile, 16 * tile + 16) of source.
 void pack_tile(const WeightView& source, int64_t tile, uint8_t* out);
 
-// Activations of one linear call in 8 bits; grows, never shrinks. Engine thread only.
+// Activations of one linear call as integers; grows, never shrinks. Engine thread only.
 class ActivationScratch {
  public:
   ActivationBlock* reserve(int64_t blocks);

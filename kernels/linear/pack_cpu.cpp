@@ -3,11 +3,12 @@
 //   Q8_0 Q4_0 Q4_1 per 32 inputs: f16 d[r], Q4_1: f16 m[r], quants
 //   Q4_K           per 256:       f16 d[r], f16 dmin[r], then per 32: u8 scale[r], u8 min[r],
 //   quants Q6_K           per 256:       f16 d[r], then per 32: i8 scale[2][r], quants
-// Quants of 32 inputs are runs of 64 bytes, byte 4r + j of run n holding input 4n + j of row r:
-//   8 bits  8 runs of w + 128
-//   4 bits  4 runs: run n has input run n in its low nibbles and run n + 4 in its high ones
-//   6 bits  4 such runs of the low four bits, then 2 runs of the high two: bits 2i.. of run n
-//           belong to input run 4n + i
+// Quants of 32 inputs are runs of 16 words of 32 bits, one per row; each half of a word has one
+// input of several pairs, so that a shift and a mask leave the pair (2p, 2p + 1) in 16 bits each:
+//   8 bits  8 runs: run n has w + 128 of the pairs 2n (low bytes of the halves) and 2n + 1
+//   4 bits  4 runs: run n has the pairs 4n .. 4n + 3, the first in the lowest nibbles
+//   6 bits  4 such runs of the low four bits, then 2 runs of the high two: run n has pairs 8n .. 8n
+//   + 7
 #include <cstring>
 
 #include "kernels/base/check.h"
@@ -18,31 +19,36 @@ namespace {
 
 constexpr int kRun = 64;
 
-// Where 32 unsigned quants of one row come from: value(k) for k < 32.
+// Where 32 unsigned quants of one row come from: value(k) for k < 32. Adds bits [shift, shift +
+// bits) of them to zeroed runs.
+template <typename Value>
+void put_pairs(int bits, int shift, int row, const Value& value, uint8_t* out) {
+  const int pairs_per_run = 16 / bits;
+  for (int k = 0; k < kBlock; ++k) {
+    const int pair = k / 2;
+    const uint32_t quant = static_cast<uint32_t>(value(k)) >> shift & ((1u << bits) - 1);
+    uint8_t* word = out + kRun * (pair / pairs_per_run) + 4 * row;
+    uint32_t packed;
+    std::memcpy(&packed, word, sizeof(packed));
+    packed |= quant << (16 * (k % 2) + bits * (pair % pairs_per_run));
+    std::memcpy(word, &packed, sizeof(packed));
+  }
+}
+
 template <typename Value>
 void put_8_bits(int row, const Value& value, uint8_t* out) {
-  for (int k = 0; k < kBlock; ++k)
-    out[kRun * (k / 4) + 4 * row + k % 4] = static_cast<uint8_t>(value(k));
+  put_pairs(8, 0, row, value, out);
 }
 
 template <typename Value>
 void put_4_bits(int row, const Value& value, uint8_t* out) {
-  for (int k = 0; k < kBlock / 2; ++k)
-    out[kRun * (k / 4) + 4 * row + k % 4] =
-        static_cast<uint8_t>(value(k) | value(k + kBlock / 2) << 4);
+  put_pairs(4, 0, row, value, out);
 }
 
 template <typename Value>
 void put_6_bits(int row, const Value& value, uint8_t* out) {
-  put_4_bits(
-      row, [&](int k) { return value(k) & 15; }, out);
-  for (int n = 0; n < 2; ++n) {
-    for (int j = 0; j < 4; ++j) {
-      int bits = 0;
-      for (int i = 0; i < 4; ++i) bits |= (value(16 * n + 4 * i + j) >> 4) << (2 * i);
-      out[kRun * (4 + n) + 4 * row + j] = static_cast<uint8_t>(bits);
-    }
-  }
+  put_pairs(4, 0, row, value, out);
+  put_pairs(2, 4, row, value, out + 4 * kRun);
 }
 
 void put_scalars(const uint8_t* source, int bytes, int row, int64_t cols, uint8_t* out) {

@@ -3,7 +3,8 @@
 //   Block        the weights of one packed block of 32 inputs, unpacked into registers
 //   kBytes       of a packed super-block, kBlocks blocks of 32 inputs in it
 //   load(p, b)   block b of the super-block at p
-//   add(w, x, acc)  acc + the block's contribution for one activation row
+//   kParts       parts of a block with a scale of their own
+//   add(w, x, dots, acc)  acc + the block's contribution for one activation row, from its dots
 #if defined(HEADWATER_TILE_KERNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef HEADWATER_TILE_KERNELS_INL_H_
 #undef HEADWATER_TILE_KERNELS_INL_H_
@@ -25,27 +26,24 @@ using cpu::kTileRows;
 
 // ---- activations
 inline void quantize_row(const float* x, int64_t num_blocks, ActivationBlock* out) {
+  constexpr float kLargest = 8191.0f;
   for (int64_t b = 0; b < num_blocks; ++b, x += kBlock) {
     ActivationBlock& block = out[b];
-    const F32x16 low = load(x);
-    const F32x16 high = load(x + 16);
+    const F32x16 halves[2] = {load(x), load(x + 16)};
     const F32x16 zero = splat(0.0f);
-    const float largest = max_lanes(max(max(low, zero - low), max(high, zero - high)));
-    const F32x16 inverse = splat(largest > 0 ? 127.0f / largest : 0.0f);
-    alignas(64) int32_t q[kBlock];
-    const F32x16 scaled_low = low * inverse;
-    const F32x16 scaled_high = high * inverse;
-    HW_FOR_REGS {
-      hn::StoreU(hn::NearestInt(scaled_low.v[i]), kDi, q + i * kLanes);
-      hn::StoreU(hn::NearestInt(scaled_high.v[i]), kDi, q + 16 + i * kLanes);
-    }
-    int32_t sums[2] = {};
-    for (int k = 0; k < kBlock; ++k) {
-      block.q[k] = static_cast<int8_t>(q[k]);
-      sums[k / 16] += q[k];
+    const float largest =
+        max_lanes(max(max(halves[0], zero - halves[0]), max(halves[1], zero - halves[1])));
+    const F32x16 inverse = splat(largest > 0 ? kLargest / largest : 0.0f);
+    int32_t sums[2];
+    for (int half = 0; half < 2; ++half) {
+      // NaN and infinity give any integers, but such that fit.
+      const F32x16 scaled = halves[half] * inverse;
+      const I32x16 q = nearest_int(min(max(scaled, splat(-kLargest)), splat(kLargest)));
+      store_i16(q, block.q + 16 * half);
+      sums[half] = sum_lanes(q);
     }
     const int32_t sum = sums[0] + sums[1];
-    block.d = largest / 127.0f;
+    block.d = largest / kLargest;
     block.d_sum = block.d * static_cast<float>(sum);
     block.minus_128_sum = -128 * sum;
     block.minus_8_sum = -8 * sum;
@@ -54,137 +52,160 @@ inline void quantize_row(const float* x, int64_t num_blocks, ActivationBlock* ou
   }
 }
 
-// ---- block formats
+// ---- block formats (pack_cpu.cpp has the layouts)
 constexpr int kRun = 64;
 
-struct Runs {
-  U8x64 run[8];  // input 4n + j of lane r in byte 4r + j of run n
+// Inputs 8g .. 8g + 7 of a block, as pairs.
+struct Quad {
+  I32x16 pair[4];
 };
 
-HWY_INLINE Runs load_4_bits(const uint8_t* p) {
-  Runs r;
-#pragma GCC unroll 4
-  for (int n = 0; n < 4; ++n) {
-    const U8x64 both = load_u8(p + kRun * n);
-    r.run[n] = shift_right_and<0, 15>(both);
-    r.run[n + 4] = shift_right_and<4, 15>(both);
+// Group kGroup of the 32 inputs whose quants lie at p.
+template <int kBits, int kGroup>
+HWY_INLINE Quad load_quad(const uint8_t* p) {
+  Quad r;
+  if constexpr (kBits == 8) {
+    const I32x16 first = load_i32(p + kRun * 2 * kGroup);
+    const I32x16 second = load_i32(p + kRun * (2 * kGroup + 1));
+    r.pair[0] = shift_and<0, 0x00FF00FF>(first);
+    r.pair[1] = shift_and<8, 0x00FF00FF>(first);
+    r.pair[2] = shift_and<0, 0x00FF00FF>(second);
+    r.pair[3] = shift_and<8, 0x00FF00FF>(second);
+  } else {
+    const I32x16 run = load_i32(p + kRun * kGroup);
+    r.pair[0] = shift_and<0, 0x000F000F>(run);
+    r.pair[1] = shift_and<4, 0x000F000F>(run);
+    r.pair[2] = shift_and<8, 0x000F000F>(run);
+    r.pair[3] = shift_and<12, 0x000F000F>(run);
+  }
+  if constexpr (kBits == 6) {
+    constexpr int kField = kGroup % 2 * 8;  // where the high bits of the first pair begin
+    const I32x16 run = load_i32(p + kRun * (4 + kGroup / 2));
+    r.pair[0] = r.pair[0] | shift_and<kField - 4, 0x00300030>(run);
+    r.pair[1] = r.pair[1] | shift_and<kField - 2, 0x00300030>(run);
+    r.pair[2] = r.pair[2] | shift_and<kField, 0x00300030>(run);
+    r.pair[3] = r.pair[3] | shift_and<kField + 2, 0x00300030>(run);
   }
   return r;
 }
 
-template <bool kEightBits, int kBegin, int kEnd>
-HWY_INLINE I32x16 dot_runs(I32x16 sum, const Runs& w, const int8_t* q) {
-#pragma GCC unroll 8
-  for (int n = kBegin; n < kEnd; ++n) sum = dot4<kEightBits>(sum, w.run[n], q + 4 * n);
-  return sum;
-}
-
 struct TileQ8_0 {
+  static constexpr int kBits = 8;
   static constexpr int kBytes = 32 + 8 * kRun;
   static constexpr int kBlocks = 1;
+  static constexpr int kParts = 1;
   struct Block {
-    Runs w;
+    const uint8_t* quants;
     F32x16 d;
   };
   static HWY_INLINE Block load(const uint8_t* p, int) {
-    Block r;
-    r.d = load_f16(reinterpret_cast<const uint16_t*>(p));
-#pragma GCC unroll 8
-    for (int n = 0; n < 8; ++n) r.w.run[n] = load_u8(p + 32 + kRun * n);
-    return r;
+    return {p + 32, load_f16(reinterpret_cast<const uint16_t*>(p))};
   }
-  static HWY_INLINE F32x16 add(const Block& w, const ActivationBlock& x, const F32x16& acc) {
-    const I32x16 start = splat_i32(kDotCentres ? 0 : x.minus_128_sum);
-    return fma(w.d * splat(x.d), to_f32(dot_runs<true, 0, 8>(start, w.w, x.q)), acc);
+  static HWY_INLINE F32x16 add(const Block& w,
+                               const ActivationBlock& x,
+                               const I32x16* dots,
+                               const F32x16& acc) {
+    const I32x16 sum = dots[0] + splat_i32(x.minus_128_sum);
+    return fma(w.d * splat(x.d), to_f32(sum), acc);
   }
 };
 
 struct TileQ4_0 {
+  static constexpr int kBits = 4;
   static constexpr int kBytes = 32 + 4 * kRun;
   static constexpr int kBlocks = 1;
+  static constexpr int kParts = 1;
   struct Block {
-    Runs w;
+    const uint8_t* quants;
     F32x16 d;
   };
   static HWY_INLINE Block load(const uint8_t* p, int) {
-    return {load_4_bits(p + 32), load_f16(reinterpret_cast<const uint16_t*>(p))};
+    return {p + 32, load_f16(reinterpret_cast<const uint16_t*>(p))};
   }
-  static HWY_INLINE F32x16 add(const Block& w, const ActivationBlock& x, const F32x16& acc) {
-    const I32x16 sum = dot_runs<false, 0, 8>(splat_i32(x.minus_8_sum), w.w, x.q);
+  static HWY_INLINE F32x16 add(const Block& w,
+                               const ActivationBlock& x,
+                               const I32x16* dots,
+                               const F32x16& acc) {
+    const I32x16 sum = dots[0] + splat_i32(x.minus_8_sum);
     return fma(w.d * splat(x.d), to_f32(sum), acc);
   }
 };
 
 struct ScaledAndOffset {
-  Runs w;
+  const uint8_t* quants;
   F32x16 d, m;  // value = d * w + m
 };
 HWY_INLINE F32x16 add_scaled_and_offset(const ScaledAndOffset& w,
                                         const ActivationBlock& x,
+                                        const I32x16& dot,
                                         const F32x16& acc) {
-  const I32x16 sum = dot_runs<false, 0, 8>(splat_i32(0), w.w, x.q);
-  return fma(w.d * splat(x.d), to_f32(sum), fma(w.m, splat(x.d_sum), acc));
+  return fma(w.d * splat(x.d), to_f32(dot), fma(w.m, splat(x.d_sum), acc));
 }
 
 struct TileQ4_1 {
+  static constexpr int kBits = 4;
   static constexpr int kBytes = 64 + 4 * kRun;
   static constexpr int kBlocks = 1;
+  static constexpr int kParts = 1;
   using Block = ScaledAndOffset;
   static HWY_INLINE Block load(const uint8_t* p, int) {
     const auto* scales = reinterpret_cast<const uint16_t*>(p);
-    return {load_4_bits(p + 64), load_f16(scales), load_f16(scales + 16)};
+    return {p + 64, load_f16(scales), load_f16(scales + 16)};
   }
-  static HWY_INLINE F32x16 add(const Block& w, const ActivationBlock& x, const F32x16& acc) {
-    return add_scaled_and_offset(w, x, acc);
+  static HWY_INLINE F32x16 add(const Block& w,
+                               const ActivationBlock& x,
+                               const I32x16* dots,
+                               const F32x16& acc) {
+    return add_scaled_and_offset(w, x, dots[0], acc);
   }
 };
 
 struct TileQ4_K {
+  static constexpr int kBits = 4;
   static constexpr int kBlocks = 8;
+  static constexpr int kParts = 1;
   static constexpr int kSubBytes = 32 + 4 * kRun;
   static constexpr int kBytes = 64 + kBlocks * kSubBytes;
   using Block = ScaledAndOffset;
   static HWY_INLINE Block load(const uint8_t* p, int b) {
     const auto* scales = reinterpret_cast<const uint16_t*>(p);
     const uint8_t* sub = p + 64 + b * kSubBytes;
-    return {load_4_bits(sub + 32),
+    return {sub + 32,
             load_f16(scales) * to_f32(load_bytes(sub)),
             splat(0.0f) - load_f16(scales + 16) * to_f32(load_bytes(sub + 16))};
   }
-  static HWY_INLINE F32x16 add(const Block& w, const ActivationBlock& x, const F32x16& acc) {
-    return add_scaled_and_offset(w, x, acc);
+  static HWY_INLINE F32x16 add(const Block& w,
+                               const ActivationBlock& x,
+                               const I32x16* dots,
+                               const F32x16& acc) {
+    return add_scaled_and_offset(w, x, dots[0], acc);
   }
 };
 
 struct TileQ6_K {
+  static constexpr int kBits = 6;
   static constexpr int kBlocks = 8;
+  static constexpr int kParts = 2;
   static constexpr int kSubBytes = 32 + 6 * kRun;
   static constexpr int kBytes = 32 + kBlocks * kSubBytes;
   struct Block {
-    Runs w;
+    const uint8_t* quants;
     F32x16 d;
     I32x16 scale[2];  // of each half of the 32 inputs
   };
   static HWY_INLINE Block load(const uint8_t* p, int b) {
     const uint8_t* sub = p + 32 + b * kSubBytes;
     const auto* scales = reinterpret_cast<const int8_t*>(sub);
-    Block r{load_4_bits(sub + 32),
+    return {sub + 32,
             load_f16(reinterpret_cast<const uint16_t*>(p)),
             {load_bytes(scales), load_bytes(scales + 16)}};
-#pragma GCC unroll 2
-    for (int n = 0; n < 2; ++n) {
-      const U8x64 high = load_u8(sub + 32 + kRun * (4 + n));
-      r.w.run[4 * n] = r.w.run[4 * n] | shift_left_and<4, 48>(high);
-      r.w.run[4 * n + 1] = r.w.run[4 * n + 1] | shift_left_and<2, 48>(high);
-      r.w.run[4 * n + 2] = r.w.run[4 * n + 2] | shift_right_and<0, 48>(high);
-      r.w.run[4 * n + 3] = r.w.run[4 * n + 3] | shift_right_and<2, 48>(high);
-    }
-    return r;
   }
-  // Both halves fit 24 bits together: the conversion to float is exact.
-  static HWY_INLINE F32x16 add(const Block& w, const ActivationBlock& x, const F32x16& acc) {
-    const I32x16 first = dot_runs<false, 0, 4>(splat_i32(x.minus_32_sum[0]), w.w, x.q);
-    const I32x16 second = dot_runs<false, 4, 8>(splat_i32(x.minus_32_sum[1]), w.w, x.q);
+  static HWY_INLINE F32x16 add(const Block& w,
+                               const ActivationBlock& x,
+                               const I32x16* dots,
+                               const F32x16& acc) {
+    const I32x16 first = dots[0] + splat_i32(x.minus_32_sum[0]);
+    const I32x16 second = dots[1] + splat_i32(x.minus_32_sum[1]);
     return fma(w.d * splat(x.d), to_f32(first * w.scale[0] + second * w.scale[1]), acc);
   }
 };
@@ -218,6 +239,21 @@ HWY_INLINE void store_tile(
   }
 }
 
+template <typename Format, int kGroup, int kRows>
+HWY_INLINE void dot_quad(const typename Format::Block& w,
+                         const ActivationBlock* x,
+                         int64_t stride,
+                         I32x16 (*dots)[Format::kParts]) {
+  constexpr int kPart = kGroup * Format::kParts / 4;
+  const Quad quad = load_quad<Format::kBits, kGroup>(w.quants);
+#pragma GCC unroll 4
+  for (int p = 0; p < 4; ++p)
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+      dots[r][kPart] =
+          dot_pairs(dots[r][kPart], quad.pair[p], x[r * stride].q + 8 * kGroup + 2 * p);
+}
+
 template <typename Format, int kRows>
 HWY_INLINE void block_rows(const uint8_t* tile,
                            int64_t num_blocks,
@@ -229,19 +265,31 @@ HWY_INLINE void block_rows(const uint8_t* tile,
   for (int64_t first = 0; first < num_blocks; first += Format::kBlocks, tile += Format::kBytes) {
     for (int b = 0; b < Format::kBlocks; ++b) {
       const typename Format::Block w = Format::load(tile, b);
+      const ActivationBlock* blocks = x + first + b;
+      I32x16 dots[kRows][Format::kParts];
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r)
-        sums[r] = Format::add(w, x[r * num_blocks + first + b], sums[r]);
+        for (I32x16& dot : dots[r]) dot = splat_i32(0);
+      dot_quad<Format, 0, kRows>(w, blocks, num_blocks, dots);
+      dot_quad<Format, 1, kRows>(w, blocks, num_blocks, dots);
+      dot_quad<Format, 2, kRows>(w, blocks, num_blocks, dots);
+      dot_quad<Format, 3, kRows>(w, blocks, num_blocks, dots);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r)
+        sums[r] = Format::add(w, blocks[r * num_blocks], dots[r], sums[r]);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) acc[r] = sums[r];
 }
 
-// Calls body.template operator()<n>(first row) for runs of 8, 4, 2 and 1 rows.
+// Calls body.template operator()<n>(first row) for runs of 8 (where their sums fit the registers),
+// 4, 2 and 1 rows.
+constexpr int kMaxRows = kRegs == 1 ? 8 : 4;
+
 template <typename Body>
 HWY_INLINE void for_row_runs(int64_t row, int64_t end, const Body& body) {
-  for (; row + 8 <= end; row += 8) body(row, std::integral_constant<int, 8>());
+  for (; row + kMaxRows <= end; row += kMaxRows) body(row, std::integral_constant<int, kMaxRows>());
   if (row + 4 <= end) body(row, std::integral_constant<int, 4>()), row += 4;
   if (row + 2 <= end) body(row, std::integral_constant<int, 2>()), row += 2;
   if (row < end) body(row, std::integral_constant<int, 1>());
@@ -297,7 +345,7 @@ HWY_NOINLINE void run_element_tiles(const cpu::TileRange& range,
                                     Matrix x,
                                     Matrix out,
                                     LinearMode mode) {
-  constexpr int kTiles = 2;
+  constexpr int kTiles = kRegs == 1 ? 2 : 1;
   int64_t tile = range.first_tile;
   if (range.end_row - range.first_row == 1) {
     for (; tile + 4 <= range.end_tile; tile += 4)
