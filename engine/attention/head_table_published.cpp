@@ -20,6 +20,7 @@ constexpr int32_t kMoaSinks = 64;
 constexpr int32_t kMoaBlock = 64;
 constexpr int32_t kMoaLeastSpan = 128;
 constexpr int32_t kMaxTokens = 16 << 20;
+constexpr int32_t kMaxAlpha = kMaxTokens - kMoaSinks;  // so that what is written reads back
 
 [[noreturn]] void fail(const std::string& name, const std::string& what) {
   throw ConfigError("head table " + name + ": " + what);
@@ -167,9 +168,9 @@ HeadTable read_moa_table(const Json& json, const std::string& name, const HeadTa
     table.granularity = Granularity::kQueryHead;
   std::map<std::pair<int32_t, int32_t>, int32_t> ids;  // (alpha, beta in ppm) -> class
   for (size_t head = 0; head < alphas.size(); ++head) {
-    if (!(std::abs(alphas[head]) <= kMaxTokens))
+    if (!(std::abs(alphas[head]) <= kMaxAlpha))
       fail(name,
-           "alpha must be within " + std::to_string(kMaxTokens) + " tokens, got " +
+           "alpha must be within " + std::to_string(kMaxAlpha) + " tokens, got " +
                number_text(alphas[head]));
     if (!(betas[head] >= 0 && betas[head] <= 1))
       fail(name, "beta must be between 0 and 1, got " + number_text(betas[head]));

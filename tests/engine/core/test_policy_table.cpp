@@ -44,7 +44,7 @@ TEST_CASE("Policies: every row gives a rule per head", "[engine][unit]") {
     CAPTURE(policy.name);
     REQUIRE(find_policy(policy.name) == &policy);
     EngineConfig config;
-    config.model = "x";
+    config.model = std::string("tiny");
     config.attention = policy.name;
     REQUIRE(check_engine_config(config).empty());
     if (policy.table == TableUse::kRequired)
@@ -65,7 +65,7 @@ TEST_CASE("Policies: every row gives a rule per head", "[engine][unit]") {
   REQUIRE(policy_names() == known);
   REQUIRE(find_policy("nonesuch") == nullptr);
   EngineConfig wrong;
-  wrong.attention = "nonesuch";
+  wrong.attention = std::string("nonesuch");
   REQUIRE_THROWS_WITH(plan_attention(wrong, *model), Contains(known));
   wrong.attention = "dense";
   wrong.head_table = table;
