@@ -58,10 +58,11 @@ struct HeadShape {
 struct AttentionArgs {
   int32_t layer = 0;
   HeadShape heads;
-  float scale = 1.0f;                             // logits = scale * q.k
-  float softcap = 0.0f;                           // > 0: logits = softcap * tanh(logits / softcap)
-  Matrix q;                                       // [num_rows, num_heads * head_dim], after RoPE
-  Matrix out;                                     // [num_rows, num_heads * head_dim]
+  float scale = 1.0f;    // logits = scale * q.k
+  float softcap = 0.0f;  // > 0: logits = softcap * tanh(logits / softcap)
+  Matrix q;              // [num_rows, num_heads * head_dim], after RoPE
+  Matrix out;            // [num_rows, num_heads * head_dim]
+  Matrix lse;  // [num_rows, num_heads] f32, the log of each row's sum of exp(logit); data null: no
   const PageSelection* selection = nullptr;       // null: all visible pages
   const VirtualTokens* virtual_tokens = nullptr;  // null: none
 };
@@ -101,7 +102,7 @@ class Ops {
   // cos and sin of every row's angles, once per distinct RopeSpec and step.
   // out: [num_rows, rotary_dim]: rotary_dim/2 cosines, then rotary_dim/2 sines, magnitude applied
   virtual void rope_angles(const RopeSpec& rope, const StepView& step, Matrix out) = 0;
-  // Rotates q in place, rotates k, appends k and v of every row to its page of this layer.
+  // Rotates q and k in place, appends k and v of every row to its page of this layer.
   // q: [num_rows, num_heads * head_dim], k and v: [num_rows, num_kv_heads * head_dim]
   // angles: from rope_angles; rows = 0: this layer has no RoPE.
   virtual void rope_append_kv(int32_t layer,

@@ -342,6 +342,8 @@ class RefOps final : public Ops {
             weight *
             (item.v != nullptr ? load_scalar(item.v, group.page.format, d) : item.virtual_v[d]);
     }
+    if (args.lse.data != nullptr)
+      args.lse.f32_row(row)[head] = largest + static_cast<float>(std::log(total));
     float* out = args.out.f32_row(row) + head * head_dim;
     for (int32_t d = 0; d < head_dim; ++d)
       out[d] = total > 0 ? static_cast<float>(sum[static_cast<size_t>(d)] / total) : 0.0f;

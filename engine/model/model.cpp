@@ -72,6 +72,14 @@ Matrix Model::scratch(const Buffer& buffer, int64_t rows, int64_t cols) const {
   return {buffer.data(), ops_.activation_dtype(), rows, cols, cols};
 }
 
+void Model::observe_attention(AttentionObserver observer) {
+  observer_ = std::move(observer);
+  int64_t widest = 0;
+  for (const LayerSpec& layer : spec_.layers)
+    widest = std::max(widest, int64_t{layer.heads.num_heads});
+  lse_ = observer_ ? ops_.allocate(limits_.max_rows * widest * int64_t{sizeof(float)}) : Buffer{};
+}
+
 Matrix Model::forward(const StepView& step) {
   HW_CHECK(step.num_rows <= limits_.max_rows, "rows of a step", step.num_rows);
   HW_CHECK(step.num_logit_rows <= limits_.max_logit_rows, "logit rows", step.num_logit_rows);
@@ -113,20 +121,20 @@ void Model::attention_block(int32_t index, const StepView& step, Matrix x) {
       rotary ? scratch(angles_[static_cast<size_t>(spec.rope_idx)], step.num_rows, rope.rotary_dim)
              : Matrix{};
   const Matrix q = qkv.columns(0, q_cols);
-  ops_.rope_append_kv(index,
-                      heads,
-                      rope,
-                      step,
-                      angles,
-                      q,
-                      qkv.columns(q_cols, kv_cols),
-                      qkv.columns(q_cols + kv_cols, kv_cols));
+  const Matrix k = qkv.columns(q_cols, kv_cols);
+  ops_.rope_append_kv(
+      index, heads, rope, step, angles, q, k, qkv.columns(q_cols + kv_cols, kv_cols));
   if (step.pages.compensates) ops_.fold_kv(index, heads, step);
   const Matrix attended = scratch(narrow_, step.num_rows, q_cols);
   const float scale = spec.attention_scale != 0.0f
                           ? spec.attention_scale
                           : 1.0f / std::sqrt(static_cast<float>(heads.head_dim));
-  ops_.attention({.layer = index, .heads = heads, .scale = scale, .q = q, .out = attended}, step);
+  const Matrix lse =
+      observer_ ? Matrix{lse_.data(), DType::kF32, step.num_rows, heads.num_heads, heads.num_heads}
+                : Matrix{};
+  ops_.attention(
+      {.layer = index, .heads = heads, .scale = scale, .q = q, .out = attended, .lse = lse}, step);
+  if (observer_) observer_({index, heads, scale, q, k, lse}, step);
   ops_.linear(*layer.o, attended, x, LinearMode::kAdd);
   if (layer.o_bias.data() != nullptr) ops_.add_bias(x, layer.o_bias.data());
 }

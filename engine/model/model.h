@@ -11,6 +11,17 @@
 
 namespace headwater {
 
+// What an observer sees of one layer's attention, in device memory, until it returns.
+struct AttentionView {
+  int32_t layer = 0;
+  HeadShape heads;
+  float scale = 1.0f;  // logit = scale * q.k
+  Matrix q;            // [num_rows, num_heads * head_dim], after RoPE
+  Matrix k;            // [num_rows, num_kv_heads * head_dim], after RoPE, as it went to the pages
+  Matrix lse;          // [num_rows, num_heads] log of each row's sum of exp(logit)
+};
+using AttentionObserver = std::function<void(const AttentionView&, const StepView&)>;
+
 class Model {
  public:
   struct Limits {
@@ -30,6 +41,8 @@ class Model {
   // Runs every layer over the step's rows and appends their K and V to the pages. Returns the
   // logits, [num_logit_rows, vocab_size] in device memory, valid until the next call.
   Matrix forward(const StepView& step);
+  // Called after each layer's attention from now on; for calibration, never in serving. {}: nobody.
+  void observe_attention(AttentionObserver observer);
 
  private:
   struct Vector {  // a norm's or bias' values on the device; data() == nullptr: absent
@@ -54,6 +67,8 @@ class Model {
   std::vector<Layer> layers_;
   std::vector<Buffer> angles_;  // one per distinct RopeSpec
   Buffer residual_, normed_, wide_, narrow_, logits_;
+  AttentionObserver observer_;
+  Buffer lse_;  // while observed
 };
 
 }  // namespace headwater

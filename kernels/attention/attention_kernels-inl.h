@@ -339,8 +339,9 @@ inline void merge(const RowState& from, int32_t head_dim, const RowState& to) {
   *to.largest = largest;
 }
 
-inline void finish_row(const RowState& state, int32_t head_dim, float* out) {
+inline void finish_row(const RowState& state, int32_t head_dim, float* out, float* lse) {
   const float total = sum_lanes(load(state.sums));
+  if (lse != nullptr) *lse = *state.largest + std::log(total);
   const F32x16 inverse = splat(total > 0 ? 1.0f / total : 0.0f);
   for (int32_t d = 0; d < head_dim; d += 16) store(load(state.values + d) * inverse, out + d);
 }
@@ -572,9 +573,11 @@ inline void finish_task(const AttentionArgs& args,
   }
   for (int64_t r = 0; r < t.rows(); ++r) {
     const int64_t head = int64_t{task.kv_head} * t.group + r % t.group;
+    const int64_t row = task.first_row + r / t.group;
     finish_row(cpu::row_state(t.merged, r, t.head_dim),
                t.head_dim,
-               args.out.f32_row(task.first_row + r / t.group) + head * t.head_dim);
+               args.out.f32_row(row) + head * t.head_dim,
+               args.lse.data != nullptr ? args.lse.f32_row(row) + head : nullptr);
   }
 }
 

@@ -62,6 +62,7 @@ class Feeder {
       k_.push_back(Random(200 + s).values(n * c.heads.num_kv_heads * c.heads.head_dim, 1.0f));
       v_.push_back(Random(300 + s).values(n * c.heads.num_kv_heads * c.heads.head_dim, 1.0f));
       out_.emplace_back(q_.back().size(), 0.0f);
+      lse_.emplace_back(static_cast<size_t>(n * c.heads.num_heads), 0.0f);
     }
   }
 
@@ -97,6 +98,8 @@ class Feeder {
     }
     return out_;
   }
+  // Of what was fed, [sequence][position, head].
+  const std::vector<std::vector<float>>& lse() const { return lse_; }
 
  private:
   int32_t pages_of(int32_t length) const {
@@ -220,12 +223,18 @@ class Feeder {
     args.softcap = case_.softcap;
     args.q = q_rows;
     args.out = {out.data(), DType::kF32, rows, q_cols, q_cols};
+    std::vector<float> lse(static_cast<size_t>(rows * heads.num_heads));
+    args.lse = {lse.data(), DType::kF32, rows, heads.num_heads, heads.num_heads};
     args.selection = case_.selects ? &selection : nullptr;
     args.virtual_tokens = case_.virtual_tokens ? &virtuals : nullptr;
     ops_.attention(args, view);
-    for (size_t s = 0; s < counts.size(); ++s)
+    for (size_t s = 0; s < counts.size(); ++s) {
       std::copy_n(
           &out[0] + row_begin[s] * q_cols, counts[s] * q_cols, &out_[s][0] + done[s] * q_cols);
+      std::copy_n(&lse[0] + row_begin[s] * heads.num_heads,
+                  counts[s] * heads.num_heads,
+                  &lse_[s][0] + done[s] * heads.num_heads);
+    }
   }
 
   Ops& ops_;
@@ -238,7 +247,7 @@ class Feeder {
   std::vector<int64_t> table_begin_;
   std::vector<int32_t> table_;
   Buffer arena_;
-  std::vector<std::vector<float>> q_, k_, v_, out_;
+  std::vector<std::vector<float>> q_, k_, v_, out_, lse_;
 };
 
 const std::vector<Case>& cases() {
@@ -279,12 +288,16 @@ TEST_CASE("attention agrees with RefOps: ragged mixed batches, holes, selections
     const std::vector<int32_t> lengths = {1, page - 1, page, page + 1, 203};
     const std::vector<int32_t> chunks = {1, 1, 5, 64, 37};
     INFO(describe(c));
-    const auto expected = Feeder(*ref, c, lengths, 1).feed(chunks);
-    const auto got = Feeder(*cpu, c, lengths, 1).feed(chunks);
+    Feeder oracle(*ref, c, lengths, 1);
+    Feeder device(*cpu, c, lengths, 1);
+    const auto expected = oracle.feed(chunks);
+    const auto got = device.feed(chunks);
     for (size_t s = 0; s < lengths.size(); ++s) {
       const auto d = difference(got[s], expected[s]);
-      INFO("sequence " << s << ": " << d);
+      const auto lse = difference(device.lse()[s], oracle.lse()[s]);
+      INFO("sequence " << s << ": " << d << "; log of the sum: " << lse);
       CHECK(d.nmse < 1e-10);
+      CHECK(lse.max_abs < 1e-4);
     }
   }
 }
@@ -297,9 +310,12 @@ TEST_CASE(
   const auto several = make_cpu_ops(three);
   for (const Case& c : cases()) {
     INFO(describe(c));
-    const auto decoded = Feeder(*single, c, {203}, 1).feed({1});
+    Feeder decoder(*single, c, {203}, 1);
+    const auto decoded = decoder.feed({1});
     for (const int32_t chunk : {7, 64, 203}) {
-      CHECK((Feeder(*several, c, {203}, 2).feed({chunk}) == decoded));
+      Feeder feeder(*several, c, {203}, 2);
+      CHECK((feeder.feed({chunk}) == decoded));
+      CHECK((feeder.lse() == decoder.lse()));
       CHECK((Feeder(*several, c, {203, 90}, 3).feed({chunk, 1})[0] == decoded[0]));
     }
     testing::for_each_target([&](int64_t target) {
