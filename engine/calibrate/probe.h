@@ -25,6 +25,7 @@ class ProbePrompt {
   std::span<const int32_t> tokens() const { return tokens_; }
   std::span<const float> logits() const { return logits_; }  // behind the last token, [vocab]
   int32_t max_tokens() const { return max_tokens_; }
+  int64_t bytes() const { return arena_.bytes(); }
 
  private:
   friend class Probe;
@@ -49,6 +50,8 @@ class Probe {
   // model and ops are not owned. A step of the probe has at most the model's rows and logit rows.
   Probe(Model& model, Ops& ops, int32_t page_tokens = 16);
 
+  Model& model() { return model_; }
+  Ops& ops() { return ops_; }
   const ModelSpec& spec() const { return model_.spec(); }
   int32_t num_heads() const { return static_cast<int32_t>(heads_.size()); }  // of KV, all layers
   int32_t vocab_size() const { return model_.spec().vocab_size; }
