@@ -8,6 +8,7 @@
 
 #include "kernels/base/status.h"
 #include "server/cli/bench.h"
+#include "server/cli/calibrate.h"
 #include "server/cli/chat.h"
 #include "server/cli/inspect.h"
 #include "server/cli/serve.h"
@@ -37,6 +38,10 @@ constexpr Command kCommands[] = {
      "load a server and measure latency and throughput",
      [](const Words& args, const std::vector<EnvVar>&) { return cli::run_bench(args); },
      cli::bench_help},
+    {"calibrate",
+     "find the heads that need the whole context: write a head table",
+     [](const Words& args, const std::vector<EnvVar>&) { return cli::run_calibrate(args); },
+     cli::calibrate_help},
     {"inspect",
      "show what a model file holds",
      [](const Words& args, const std::vector<EnvVar>&) { return cli::run_inspect(args); },
@@ -49,7 +54,7 @@ std::string overview() {
                      "Usage: headwater COMMAND [options]\n\n";
   for (const Command& command : kCommands) {
     const std::string name = command.name;
-    text += "  " + name + std::string(10 - name.size(), ' ') + command.summary + "\n";
+    text += "  " + name + std::string(11 - name.size(), ' ') + command.summary + "\n";
   }
   return text + "\n`headwater COMMAND --help` explains a command with examples.\n";
 }
