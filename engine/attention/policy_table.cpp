@@ -50,7 +50,7 @@ constexpr AttentionPolicy kPolicies[] = {
      {.sink_tokens = 4,
       .recent_tokens = 4000,
       .growth_ppm = 200'000,
-      .block_tokens = 256,
+      .block_tokens = 384,
       .compensate = true}},
     {"duo",
      "DuoAttention: retrieval heads keep all, the rest sinks and a window",

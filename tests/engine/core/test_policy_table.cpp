@@ -86,7 +86,7 @@ TEST_CASE("Policies: options change the compressed heads", "[engine][unit]") {
   REQUIRE(plan_attention(config, *model).rules[1] == kv::RetentionRule{.sink_tokens = 4,
                                                                        .recent_tokens = 4000,
                                                                        .growth_ppm = 200'000,
-                                                                       .block_tokens = 256,
+                                                                       .block_tokens = 384,
                                                                        .compensate = true});
   config.window_sinks = 0;
   config.window_recent = 100;
