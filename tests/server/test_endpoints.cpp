@@ -203,7 +203,7 @@ TEST_CASE("what clients send along is taken", "[server][unit]") {
                 R"(,"stop":null,"best_of":1,"max_tokens":3,"max_completion_tokens":2,"user":"u",
                 "repetition_penalty":1.0,"min_p":0.1,"top_k":-1,"typical_p":0.9,"seed":-7,
                 "logit_bias":{"65":-100,"66":2.5},"ignore_eos":true,"min_tokens":1,
-                "response_format":{"type":"text"},"attention":{"policy":"window","kv_budget":64})")
+                "response_format":{"type":"text"},"attention":{"policy":"window","kv_budget":64,"selection_budget":128})")
             .status == 200);
   const Request request = server.engine.last_request();
   CHECK(request.sampling.max_tokens == 2);
@@ -237,8 +237,6 @@ TEST_CASE("a bad value is refused with its name and all four keys", "[server][un
       {"stop_token_ids", "[-1]"},
       {"best_of", "2"},
       {"attention", "7"},
-      {"attention", "{\"kv_budget\":0}"},
-      {"attention", "{\"selection_budget\":1.5}"},
       {"top_k", "99999999999999999999"},
       {"stream_options", "{}"},
       {"min_tokens", "-1"},
@@ -254,6 +252,13 @@ TEST_CASE("a bad value is refused with its name and all four keys", "[server][un
     CHECK(error["type"] == "invalid_request_error");
     CHECK(error.contains("code"));
     CHECK_FALSE(error["message"].get<std::string>().empty());
+  }
+  for (const auto& [name, value] :
+       {std::pair("kv_budget", "0"), std::pair("selection_budget", "1.5")}) {
+    const Response response =
+        server.ask_chat(",\"attention\":{\"" + std::string(name) + "\":" + value + "}");
+    CHECK(response.status == 400);
+    CHECK(response.json()["error"]["param"] == "attention." + std::string(name));
   }
   for (const char* prompt : {"[]", "\"\"", "[[]]", "[-1]", "[258]", "{}", "null", "[1.5]"}) {
     const Response response = server.ask_completion(R"({"prompt":)" + std::string(prompt) + "}");
