@@ -10,27 +10,21 @@
 namespace headwater {
 namespace {
 
-// Adam (arXiv 1412.6980) without weight decay.
-class Adam {
- public:
-  explicit Adam(size_t size) : mean_(size), square_(size) {}
-
-  void step(const std::vector<double>& gradient, double rate, std::vector<float>& values) {
-    constexpr double kMeanDecay = 0.9, kSquareDecay = 0.999, kEps = 1e-8;
-    ++steps_;
-    for (size_t i = 0; i < values.size(); ++i) {
-      mean_[i] = kMeanDecay * mean_[i] + (1 - kMeanDecay) * gradient[i];
-      square_[i] = kSquareDecay * square_[i] + (1 - kSquareDecay) * gradient[i] * gradient[i];
-      const double mean = mean_[i] / (1 - std::pow(kMeanDecay, steps_));
-      const double square = square_[i] / (1 - std::pow(kSquareDecay, steps_));
-      values[i] -= static_cast<float>(rate * mean / (std::sqrt(square) + kEps));
-    }
+// One step of Adam (arXiv 1412.6980), without weight decay; the steps before it are counted.
+void adam_step(const std::vector<double>& gradient, double rate, DuoGates& gates) {
+  constexpr double kMeanDecay = 0.9, kSquareDecay = 0.999, kEps = 1e-8;
+  const auto step = static_cast<double>(gates.distortion.size() + 1);
+  for (size_t i = 0; i < gradient.size(); ++i) {
+    double& mean = gates.mean[i];
+    double& square = gates.square[i];
+    mean = kMeanDecay * mean + (1 - kMeanDecay) * gradient[i];
+    square = kSquareDecay * square + (1 - kSquareDecay) * gradient[i] * gradient[i];
+    const double mean_now = mean / (1 - std::pow(kMeanDecay, step));
+    const double square_now = square / (1 - std::pow(kSquareDecay, step));
+    const double moved = gates.alpha[i] - rate * mean_now / (std::sqrt(square_now) + kEps);
+    gates.alpha[i] = static_cast<float>(std::clamp(moved, 0.0, 1.0));
   }
-
- private:
-  std::vector<double> mean_, square_;
-  int32_t steps_ = 0;
-};
+}
 
 // The rows that count, of hidden states that begin with the first of them.
 std::vector<float> pick_rows(const std::vector<float>& hidden,
@@ -63,23 +57,25 @@ std::vector<int32_t> DuoGates::ranking() const {
   return order;
 }
 
-DuoGates optimize_gates(
-    GradientModel& model,
-    std::span<const CalibrationSample> samples,
-    const DuoOptions& options,
-    const std::function<void(int32_t step, int32_t steps, double distortion)>& progress) {
+void optimize_gates(GradientModel& model,
+                    std::span<const CalibrationSample> samples,
+                    const DuoOptions& options,
+                    DuoGates& gates,
+                    const std::function<bool(const DuoGates&)>& keep_going) {
   HW_CHECK(!samples.empty() && options.steps > 0, "samples and steps", samples.size());
   const ModelSpec& spec = model.spec();
   const int64_t cols = spec.hidden_dim;
   const size_t num_gates =
       spec.layers.size() * static_cast<size_t>(spec.layers[0].heads.num_kv_heads);
-  HeadGates gates{std::vector<float>(num_gates, 1.0f), options.sinks, options.recent};
+  if (gates.alpha.empty()) {
+    gates.alpha.assign(num_gates, 1.0f);
+    gates.pull = gates.mean = gates.square = std::vector<double>(num_gates);
+  }
+  HW_CHECK(gates.alpha.size() == num_gates, "gates of this model", gates.alpha.size());
   std::vector<std::vector<float>> exact(samples.size());
-  Adam adam(num_gates);
-  DuoGates result;
-  result.pull.resize(num_gates);
 
-  for (int32_t step = 0; step < options.steps; ++step) {
+  while (static_cast<int32_t>(gates.distortion.size()) < options.steps) {
+    const auto step = static_cast<int32_t>(gates.distortion.size());
     const size_t idx = static_cast<size_t>(step) % samples.size();
     const CalibrationSample& sample = samples[idx];
     HW_CHECK(!sample.rows.empty(), "a sample without answers", idx);
@@ -88,7 +84,8 @@ DuoGates optimize_gates(
       model.forward(sample.tokens, first, nullptr);
       exact[idx] = pick_rows(model.hidden(), sample.rows, cols);
     }
-    model.forward(sample.tokens, first, &gates);
+    const HeadGates mix{gates.alpha, options.sinks, options.recent};
+    model.forward(sample.tokens, first, &mix);
     const std::vector<float> all = model.hidden();
     const std::vector<float> mixed = pick_rows(all, sample.rows, cols);
     std::vector<float> d_hidden(all.size(), 0.0f);
@@ -105,17 +102,29 @@ DuoGates optimize_gates(
     std::vector<double> gradient;
     model.backward(d_hidden, {&gradient, nullptr, nullptr});
     for (size_t i = 0; i < num_gates; ++i) {
-      result.pull[i] -= gradient[i] / options.steps;
+      gates.pull[i] -= gradient[i] / options.steps;
       if (gates.alpha[i] > 0.0f)
         gradient[i] += options.regularization / static_cast<double>(num_gates);
     }
-    adam.step(gradient, options.learning_rate * duo_schedule(step, options.steps), gates.alpha);
-    for (float& alpha : gates.alpha) alpha = std::clamp(alpha, 0.0f, 1.0f);
-    result.distortion.push_back(distortion);
-    if (progress) progress(step + 1, options.steps, distortion);
+    adam_step(gradient, options.learning_rate * duo_schedule(step, options.steps), gates);
+    gates.distortion.push_back(distortion);
+    if (keep_going && !keep_going(gates)) return;
   }
-  result.alpha = std::move(gates.alpha);
-  return result;
+}
+
+HeadTable duo_table(const DuoGates& gates, const HeadTableModel& model, double full) {
+  HeadTable table;
+  table.method = "duo";
+  table.model = model;
+  table.heads.assign(gates.alpha.size(), HeadTable::kCompressed);
+  table.ranking = gates.ranking();
+  const auto count = static_cast<size_t>(
+      std::ceil(std::clamp(full, 0.0, 1.0) * static_cast<double>(gates.alpha.size()) - 1e-9));
+  for (size_t i = 0; i < count; ++i)
+    table.heads[static_cast<size_t>(table.ranking[i])] = HeadTable::kFull;
+  table.scores["gate"] = {gates.alpha.begin(), gates.alpha.end()};
+  table.scores["pull"] = gates.pull;
+  return table;
 }
 
 std::string duo_tsv(const std::vector<float>& alpha, int32_t num_kv_heads) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/attention/head_table.h"
 #include "engine/calibrate/gradients.h"
 #include "engine/calibrate/passkeys.h"
 
@@ -22,11 +23,13 @@ struct DuoOptions {
   int32_t recent = 256;
 };
 
+// What has been found after distortion.size() steps; saved and given back to resume.
 struct DuoGates {
   // [num_layers, num_kv_heads]
   std::vector<float> alpha;  // 0 = a window does, 1 = needs everything
   std::vector<double> pull;  // how much opening the gate lowers the distortion, mean of all steps
-  std::vector<double> distortion;  // [steps] mean squared change of the hidden states
+  std::vector<double> mean, square;  // Adam's moments of the gradient
+  std::vector<double> distortion;    // of each step: mean squared change of the hidden states
 
   // layer * num_kv_heads + kv_head, most important first: by gate, equal gates by pull.
   std::vector<int32_t> ranking() const;
@@ -35,13 +38,16 @@ struct DuoGates {
 // Fraction of the learning rate at a step: up over the first fifth, down to a tenth over the last.
 double duo_schedule(int32_t step, int32_t steps);
 
-// Goes round the samples, one per step. What the model itself computes for a sample is kept, which
-// is one row of hidden states per answer token.
-DuoGates optimize_gates(
-    GradientModel& model,
-    std::span<const CalibrationSample> samples,
-    const DuoOptions& options,
-    const std::function<void(int32_t step, int32_t steps, double distortion)>& progress = {});
+// Goes round the samples, one per step, until all steps are done or keep_going(gates) says false.
+// What the model itself computes for a sample is kept: one hidden state per answer token.
+void optimize_gates(GradientModel& model,
+                    std::span<const CalibrationSample> samples,
+                    const DuoOptions& options,
+                    DuoGates& gates,
+                    const std::function<bool(const DuoGates&)>& keep_going = {});
+
+// The first ceil(full * heads) of the ranking keep everything.
+HeadTable duo_table(const DuoGates& gates, const HeadTableModel& model, double full);
 
 // The published artefact: full_attention_heads.tsv and config.json.
 std::string duo_tsv(const std::vector<float>& alpha, int32_t num_kv_heads);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "engine/attention/head_table_published.h"
 #include "kernels/base/check.h"
 #include "kvcache/kv_geometry.h"
 
@@ -11,22 +12,8 @@ namespace headwater {
 namespace {
 
 constexpr int32_t kBlock = MaskingEffects::kBlockTokens;
-constexpr int32_t kSinks = 64;
-constexpr int32_t kLeastSpan = 128;
 
-// The deployed form of a span, sinks included.
-kv::RetentionRule retention(const SpanRule& rule) {
-  kv::RetentionRule out;
-  out.sink_tokens = kSinks;
-  out.recent_tokens = kLeastSpan - kSinks;
-  out.block_tokens = kBlock;
-  out.growth_ppm = static_cast<int32_t>(std::lround(rule.beta * kv::RetentionRule::kPpm));
-  if (out.growth_ppm > 0)
-    out.growth_offset = rule.alpha - kSinks;
-  else
-    out.recent_tokens = std::max(out.recent_tokens, rule.alpha - kSinks);
-  return out;
-}
+kv::RetentionRule retention(const SpanRule& rule) { return moa_rule(rule.alpha, rule.beta); }
 
 // Gradient of the mean cross entropy of the tokens behind the sample's rows, by hidden(): the rows
 // in between get zero.
@@ -131,8 +118,9 @@ std::vector<SpanRule> span_candidates(int32_t shortest, int32_t longest, int32_t
 }
 
 int32_t span_tokens(const SpanRule& rule, int32_t num_tokens) {
-  const int32_t window = retention(rule).window_start(num_tokens - 1);
-  return num_tokens - window + std::min(kSinks, window);
+  const kv::RetentionRule retained = retention(rule);
+  const int32_t window = retained.window_start(num_tokens - 1);
+  return num_tokens - window + std::min(retained.sink_tokens, window);
 }
 
 SpanChoices span_choices(std::span<const EffectProfile> profiles,
@@ -165,6 +153,27 @@ SpanChoices span_choices(std::span<const EffectProfile> profiles,
     }
   }
   return choices;
+}
+
+HeadTable moa_table(std::span<const SpanRule> rules, const HeadTableModel& model) {
+  HeadTable table;
+  table.method = "moa";
+  table.model = model;
+  std::vector<SpanRule> named;
+  for (const SpanRule& rule : rules) {
+    if (rule.alpha >= 0 && rule.beta == 1) {
+      table.heads.push_back(HeadTable::kFull);
+      continue;
+    }
+    const auto found = std::find(named.begin(), named.end(), rule);
+    table.heads.push_back(HeadTable::kFirstNamed + static_cast<int32_t>(found - named.begin()));
+    if (found != named.end()) continue;
+    named.push_back(rule);
+    char name[48];
+    std::snprintf(name, sizeof(name), "%d+%gN", rule.alpha, rule.beta);
+    table.classes.push_back({name, retention(rule)});
+  }
+  return table;
 }
 
 std::string moa_json(std::span<const SpanRule> rules, int32_t num_kv_heads, int32_t num_heads) {

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/attention/head_table.h"
 #include "engine/calibrate/gradients.h"
 #include "engine/calibrate/passkeys.h"
 #include "engine/calibrate/span_search.h"
@@ -52,8 +53,7 @@ EffectProfile profile_effects(
 // shortest length or more than everything at the longest.
 std::vector<SpanRule> span_candidates(int32_t shortest, int32_t longest, int32_t alpha_step);
 
-// Tokens of N that a head holds by the rule as it is deployed: 64 sinks, at least 128, the window
-// begins at blocks of 64.
+// Tokens of N that a head holds by the rule as it is deployed (moa_rule in engine/attention).
 int32_t span_tokens(const SpanRule& rule, int32_t num_tokens);
 
 // Of every head and rule: the effects that the rule hides, at each length as a part of all effects
@@ -62,6 +62,9 @@ SpanChoices span_choices(std::span<const EffectProfile> profiles,
                          std::span<const SpanRule> rules,
                          std::span<const int32_t> density_lengths,
                          int32_t num_layers);
+
+// Heads whose span is everything are full; each other rule is a class of its own.
+HeadTable moa_table(std::span<const SpanRule> rules, const HeadTableModel& model);
 
 // The published artefact {"alphas": [[..]], "betas": [[..]]}, one row per layer, one column per
 // query head. rules: [num_layers, num_kv_heads]

@@ -91,15 +91,33 @@ TEST_CASE("Duo: gates close but where a head's far past reaches the answers", "[
   options.learning_rate = 0.1;
   options.sinks = 2;
   options.recent = 16;
-  int32_t steps_told = 0;
-  const DuoGates gates =
-      optimize_gates(model, samples, options, [&](int32_t, int32_t, double) { ++steps_told; });
-  CHECK(steps_told == 40);
+  DuoGates gates;
+  optimize_gates(model, samples, options, gates);
   CHECK(gates.distortion.size() == 40);
   CHECK(gates.distortion[0] == 0);  // all gates open: the model itself
   CHECK(gates.alpha.at(3) > 0.5f);
   for (const size_t closed : {0, 1, 2}) CHECK(gates.alpha.at(closed) == 0.0f);
   CHECK(gates.ranking()[0] == 3);
+
+  // Stopped and resumed on the way, with samples read anew.
+  DuoGates resumed;
+  optimize_gates(model, samples, options, resumed, [](const DuoGates& now) {
+    return now.distortion.size() < 7;
+  });
+  CHECK(resumed.distortion.size() == 7);
+  optimize_gates(model, samples, options, resumed);
+  CHECK(resumed.alpha == gates.alpha);
+  CHECK(resumed.distortion == gates.distortion);
+  CHECK(resumed.pull == gates.pull);
+
+  const HeadTable table = duo_table(gates, head_table_model(*files), 0.25);
+  CHECK(table.heads == std::vector<int32_t>{HeadTable::kCompressed,
+                                            HeadTable::kCompressed,
+                                            HeadTable::kCompressed,
+                                            HeadTable::kFull});
+  const HeadTable read = parse_head_table(write_head_table(table), "written", table.model);
+  CHECK(read.ranking == gates.ranking());
+  CHECK(read.scores.at("gate").size() == 4);
 }
 
 TEST_CASE("Duo: ranking by gate, then by pull, then by order; the published text",

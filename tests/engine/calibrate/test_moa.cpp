@@ -196,6 +196,18 @@ TEST_CASE("MoA: effects of a model lie where its heads look", "[calibrate][unit]
   CHECK(sum(answers, 2, 3) < sum(all, 2, 3));
 }
 
+TEST_CASE("MoA: a table of the chosen spans, and what it is read back as", "[calibrate][unit]") {
+  const auto files = testing::make_tiny_model();
+  const SpanRule rules[] = {{-1024, 1.0}, {1024, 0}, {0, 1}, {1024, 0}};
+  const HeadTable table = moa_table(rules, head_table_model(*files));
+  CHECK(table.heads == std::vector<int32_t>{2, 3, HeadTable::kFull, 3});
+  const HeadTable read = parse_head_table(write_head_table(table), "written", table.model);
+  const auto kept = retention_rules(read, {});
+  CHECK(kept.at(0).window_start(8191) == 1088);  // 64 sinks, and 7,104 of 8,192 by blocks of 64
+  CHECK(kept.at(1).window_start(8191) == 8192 - (1024 - 64));
+  CHECK(kept.at(2).keeps_all());
+}
+
 TEST_CASE("MoA: the published form has a column per query head", "[calibrate][unit]") {
   const SpanRule rules[] = {{-1024, 1.0}, {1024, 0}, {0, 0.125}, {0, 1}};
   CHECK(moa_json(rules, 2, 4) ==
