@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "engine/attention/policy_table.h"
+#include "engine/calibrate/gradient_methods.h"
 #include "engine/calibrate/measured.h"
 #include "engine/calibrate/probe.h"
 #include "engine/calibrate/razor_scores.h"
@@ -31,12 +32,6 @@ void keep_full(HeadTable& table, std::span<const int32_t> heads) {
 
 void note(HeadTable& table, const std::string& name, double value) {
   table.calibration.emplace_back(name, value);
-}
-
-Model make_model(const Calibration& c) {
-  return {c.files, c.ops, {kStepRows, kMaxLogitRows}, [&](int64_t done, int64_t total) {
-            c.progress("loading weights", done, total);
-          }};
 }
 
 HeadTable razor(Calibration& c) {
@@ -74,41 +69,6 @@ HeadTable razor(Calibration& c) {
   note(table, "induction_part", options.induction);
   note(table, "echo_part", options.echo);
   return table;
-}
-
-// Ids that end an answer: of the model's own ends, and whatever begins a new line.
-std::vector<int32_t> stop_ids(const Calibration& c) {
-  std::vector<int32_t> ids = c.tokenizer.eog_ids();
-  ids.insert(ids.end(), c.files.eos_token_ids.begin(), c.files.eos_token_ids.end());
-  for (int32_t id = 0; id < c.tokenizer.vocab_size(); ++id)
-    if (c.tokenizer.token_bytes(id, false).starts_with('\n')) ids.push_back(id);
-  return ids;
-}
-
-// Tasks take turns; lengths go from the least to the most.
-std::vector<RetrievalPrompt> make_prompts(const Calibration& c) {
-  const CalibrationOptions& options = c.options;
-  const int32_t most = std::min(options.max_tokens, c.files.spec.max_positions - 256);
-  if (options.num_prompts < 1 || options.min_tokens < 256 || most < options.min_tokens)
-    throw ConfigError(
-        "prompts need num-prompts >= 1 and 256 <= min-tokens <= max-tokens within "
-        "the model's positions, got " +
-        std::to_string(options.num_prompts) + ", " + std::to_string(options.min_tokens) + " and " +
-        std::to_string(most));
-  const std::vector<std::string> tasks = retrieval_tasks();
-  std::vector<RetrievalPrompt> prompts;
-  const auto num_tasks = static_cast<int32_t>(tasks.size());
-  const int32_t rounds = (options.num_prompts + num_tasks - 1) / num_tasks;
-  for (int32_t i = 0; i < options.num_prompts; ++i) {
-    const int32_t round = i / num_tasks;
-    const int32_t length =
-        rounds < 2 ? most : options.min_tokens + (most - options.min_tokens) * round / (rounds - 1);
-    prompts.push_back(make_retrieval_prompt(c.tokenizer,
-                                            tasks[static_cast<size_t>(i % num_tasks)],
-                                            length,
-                                            options.seed * 1'000'003 + static_cast<uint64_t>(i)));
-  }
-  return prompts;
 }
 
 int32_t heads_within_budget(const Calibration& c, std::span<const int32_t> order) {
@@ -214,9 +174,56 @@ constexpr CalibrationMethod kMethods[] = {
      "what compressing each head costs the model's own answers to retrieval questions",
      "left_out_in_turn",
      measured},
+    {"duo",
+     "DuoAttention: gates between everything and a window, optimised by gradients",
+     "gate",
+     calibrate_duo},
+    {"moa",
+     "MoA: a span per head under a bound on density, from the gradients of attention",
+     "hidden_by_narrowest",
+     calibrate_moa},
 };
 
 }  // namespace
+
+Model make_model(const Calibration& c) {
+  return {c.files, c.ops, {kStepRows, kMaxLogitRows}, [&](int64_t done, int64_t total) {
+            c.progress("loading weights", done, total);
+          }};
+}
+
+std::vector<int32_t> stop_ids(const Calibration& c) {
+  std::vector<int32_t> ids = c.tokenizer.eog_ids();
+  ids.insert(ids.end(), c.files.eos_token_ids.begin(), c.files.eos_token_ids.end());
+  for (int32_t id = 0; id < c.tokenizer.vocab_size(); ++id)
+    if (c.tokenizer.token_bytes(id, false).starts_with('\n')) ids.push_back(id);
+  return ids;
+}
+
+std::vector<RetrievalPrompt> make_prompts(const Calibration& c) {
+  const CalibrationOptions& options = c.options;
+  const int32_t most = std::min(options.max_tokens, c.files.spec.max_positions - 256);
+  if (options.num_prompts < 1 || options.min_tokens < 256 || most < options.min_tokens)
+    throw ConfigError(
+        "prompts need num-prompts >= 1 and 256 <= min-tokens <= max-tokens within "
+        "the model's positions, got " +
+        std::to_string(options.num_prompts) + ", " + std::to_string(options.min_tokens) + " and " +
+        std::to_string(most));
+  const std::vector<std::string> tasks = retrieval_tasks();
+  std::vector<RetrievalPrompt> prompts;
+  const auto num_tasks = static_cast<int32_t>(tasks.size());
+  const int32_t rounds = (options.num_prompts + num_tasks - 1) / num_tasks;
+  for (int32_t i = 0; i < options.num_prompts; ++i) {
+    const int32_t round = i / num_tasks;
+    const int32_t length =
+        rounds < 2 ? most : options.min_tokens + (most - options.min_tokens) * round / (rounds - 1);
+    prompts.push_back(make_retrieval_prompt(c.tokenizer,
+                                            tasks[static_cast<size_t>(i % num_tasks)],
+                                            length,
+                                            options.seed * 1'000'003 + static_cast<uint64_t>(i)));
+  }
+  return prompts;
+}
 
 std::span<const CalibrationMethod> calibration_methods() { return kMethods; }
 

@@ -7,12 +7,14 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "engine/attention/head_table.h"
 #include "engine/calibrate/checkpoint.h"
 #include "engine/calibrate/retrieval_prompts.h"
 #include "engine/model/loaded_model.h"
+#include "engine/model/model.h"
 #include "kernels/ops.h"
 
 namespace headwater {
@@ -34,18 +36,39 @@ struct CalibrationOptions {
   int32_t max_tokens = 4096;
   int32_t window = 256;
   int32_t question_tokens = 0;
+  // duo
+  std::string duo_data = "passkeys";
+  int32_t duo_steps = 120;
+  double duo_rate = 0.02;
+  double duo_press = 0.05;
+  // moa
+  double density = 0.5;
+  int32_t moa_rules = 2;
+  int32_t alpha_step = 256;
+  std::string moa_group = "sum";
+  std::string moa_rows = "all";
 };
 
 struct Calibration {  // nothing is owned
   const LoadedModel& files;
   const Tokenizer& tokenizer;
   Ops& ops;
+  ThreadPool& pool;
   CalibrationOptions options;
   std::vector<RetrievalPrompt> prompts;  // the operator's own; empty: made from the seed
   Checkpoint& checkpoint;
   std::function<void(const std::string& stage, int64_t done, int64_t total)> progress;
   std::function<void(const std::string& line)> say;
+  // Set by methods whose authors have a format of their own: file names and contents.
+  std::vector<std::pair<std::string, std::string>> published;
 };
+
+// What methods share. The model reads steps of 512 rows.
+Model make_model(const Calibration& calibration);
+// Questions by the options: tasks take turns, lengths go from the least to the most.
+std::vector<RetrievalPrompt> make_prompts(const Calibration& calibration);
+// Ids that end an answer: of the model's own ends, and whatever begins a new line.
+std::vector<int32_t> stop_ids(const Calibration& calibration);
 
 struct CalibrationMethod {
   std::string_view name;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -24,6 +25,7 @@ struct CalibrateConfig {
   std::string output;
   std::string plot;
   std::string prompts;
+  std::string published;
   std::string device = "cpu";
   int32_t threads = 0;
   CalibrationOptions options;
@@ -34,6 +36,9 @@ void describe_calibrate(CalibrateConfig& c, OptionTable& visit) {
   visit("method", c.method, "how heads are found; see below");
   visit("output", c.output, "the head table to write (JSON)");
   visit("plot", c.plot, "also draw the heat map: FILE.svg or FILE.png, several with commas");
+  visit("published",
+        c.published,
+        "duo, moa: also write the table as the authors publish theirs, into this folder");
   visit("device", c.device, "cpu, or ref: the slow fp32 oracle");
   visit("threads", c.threads, "worker threads; 0: one per core");
   visit("seed", o.seed, "of everything random; the same seed gives the same table");
@@ -41,26 +46,42 @@ void describe_calibrate(CalibrateConfig& c, OptionTable& visit) {
   visit("repeats", o.repeats, "razor: how often the block comes");
   visit("induction", o.induction, "razor: part of the heads kept for their induction score");
   visit("echo", o.echo, "razor: part of the heads kept for their echo score");
-  visit("heads", o.heads, "measured: part of the heads that keep everything");
+  visit("heads", o.heads, "measured, duo: part of the heads that keep everything");
   visit("budget",
         o.budget,
         "measured: instead of --heads, as many as fit this part of the dense KV bytes; 0: --heads");
   visit("budget-tokens", o.budget_tokens, "measured: the context at which --budget holds");
-  visit("num-prompts", o.num_prompts, "measured: questions asked");
-  visit("min-tokens", o.min_tokens, "measured: shortest question");
-  visit("max-tokens", o.max_tokens, "measured: longest question, less if positions end");
+  visit("num-prompts", o.num_prompts, "measured, duo, moa: questions or texts");
+  visit("min-tokens", o.min_tokens, "measured, duo, moa: the shortest of them");
+  visit("max-tokens", o.max_tokens, "measured, duo, moa: the longest, less if positions end");
   visit("window",
         o.window,
-        "measured: recent tokens that a compressed head sees; far fewer than the questions have");
+        "measured, duo: recent tokens that a compressed head sees; far fewer than the questions "
+        "have");
   visit("question-tokens",
         o.question_tokens,
         "measured: so many tokens at the end of a prompt see by the compressed rule too, as in a "
         "second question about the same text; 0: only the answer does");
-  visit(
-      "prompts",
-      c.prompts,
-      "measured: ask these instead: lines of {\"prompt\": text, \"answer\": text}, the answer only "
-      "to count how many are right");
+  visit("prompts",
+        c.prompts,
+        "measured, moa: ask these instead: lines of {\"prompt\": text, \"answer\": text}, the "
+        "answer only "
+        "to count how many are right");
+  visit("duo-data",
+        o.duo_data,
+        "duo: passkeys, as published, or questions, as measured asks them (with the model's own "
+        "answers)");
+  visit("duo-steps", o.duo_steps, "duo: steps of one text each; the paper takes 2000");
+  visit("duo-rate", o.duo_rate, "duo: learning rate");
+  visit("duo-press", o.duo_press, "duo: how hard gates are pressed shut (regularisation)");
+  visit("density", o.density, "moa: part of the context that heads hold in the mean");
+  visit("moa-rules", o.moa_rules, "moa: distinct spans of a layer, 1 or 2; 0: any number");
+  visit("alpha-step", o.alpha_step, "moa: spans differ by so many tokens");
+  visit("moa-group", o.moa_group, "moa: a KV head counts as the sum or the max of its query heads");
+  visit("moa-rows",
+        o.moa_rows,
+        "moa: all, or answers: only what answers lose counts, for prompts that see everything "
+        "(serve --prefill-mode faithful)");
 }
 
 std::string read_file(const std::string& path) {
@@ -146,7 +167,8 @@ std::string checkpoint_key(const CalibrateConfig& config, const HeadTableModel& 
   describe_calibrate(copy, table);
   std::string key = "headwater.calibrate/1 " + model.fingerprint + " " + model.name;
   for (const Option& option : table.options())
-    if (option.name != "output" && option.name != "plot" && option.name != "threads")
+    if (option.name != "output" && option.name != "plot" && option.name != "published" &&
+        option.name != "threads")
       key += " " + option.name + "=" + option.get();
   std::ranges::replace(key, '\n', ' ');
   return key;
@@ -184,6 +206,7 @@ int run_calibrate(const std::vector<std::string>& args) {
       *files,
       *tokenizer,
       *ops,
+      pool,
       config.options,
       read_prompts(config.prompts, *tokenizer, files->spec.max_positions),
       checkpoint,
@@ -191,11 +214,19 @@ int run_calibrate(const std::vector<std::string>& args) {
       [&](const std::string& line) {
         bar = make_load_progress();  // the old bar ends its line
         say(line);
-      }};
+      },
+      {}};
   const HeadTable table = method.run(calibration);
   bar.reset();
 
   write_file(config.output, write_head_table(table));
+  if (!config.published.empty()) {
+    if (calibration.published.empty())
+      throw ConfigError("method " + config.method + " has no published form: leave out published");
+    std::filesystem::create_directories(config.published);
+    for (const auto& [name, bytes] : calibration.published)
+      write_file(config.published + "/" + name, bytes);
+  }
   checkpoint.remove();
   const HeadMap map = head_map(table, method.map);
   for (const std::string& plot : plots)
@@ -237,6 +268,10 @@ std::string calibrate_help() {
       "least, and so also finds heads that work without looking like it. It takes longer, and it\n"
       "finds better heads where the two differ.\n"
       "\n"
+      "duo and moa differentiate: they need several passes forward and back over the whole text "
+      "in\n"
+      "fp32. Give them shorter texts (--max-tokens) where time is short.\n"
+      "\n"
       "A calibration that was stopped goes on from FILE.partial when the same command is given\n"
       "again. The table keeps every score and the whole ranking: serve --retrieval-ratio keeps\n"
       "more heads or fewer without calibrating again.\n"
@@ -245,20 +280,23 @@ std::string calibrate_help() {
       "  headwater calibrate model.gguf --method razor --output razor.json --plot razor.svg\n"
       "  headwater calibrate model.gguf --output heads.json --budget 0.4 --budget-tokens 32768\n"
       "  headwater calibrate model.gguf --output heads.json --prompts my-questions.jsonl\n";
-  return text + format_options(table,
-                               {{"What to do", {"method", "output", "plot", "seed"}},
-                                {"Razor", {"block-tokens", "repeats", "induction", "echo"}},
-                                {"Measured",
-                                 {"heads",
-                                  "budget",
-                                  "budget-tokens",
-                                  "num-prompts",
-                                  "min-tokens",
-                                  "max-tokens",
-                                  "window",
-                                  "question-tokens",
-                                  "prompts"}},
-                                {"Where to run", {"device", "threads"}}});
+  return text +
+         format_options(table,
+                        {{"What to do", {"method", "output", "published", "plot", "seed"}},
+                         {"Razor", {"block-tokens", "repeats", "induction", "echo"}},
+                         {"Measured",
+                          {"heads",
+                           "budget",
+                           "budget-tokens",
+                           "num-prompts",
+                           "min-tokens",
+                           "max-tokens",
+                           "window",
+                           "question-tokens",
+                           "prompts"}},
+                         {"Duo", {"duo-data", "duo-steps", "duo-rate", "duo-press"}},
+                         {"MoA", {"density", "moa-rules", "alpha-step", "moa-group", "moa-rows"}},
+                         {"Where to run", {"device", "threads"}}});
 }
 
 }  // namespace headwater::cli
