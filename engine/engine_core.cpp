@@ -80,7 +80,10 @@ std::unique_ptr<Sequence> EngineCore::make_sequence(const std::shared_ptr<const 
   seq->tokens = request->prompt;
   seq->num_prompt = static_cast<int32_t>(request->prompt.size());
   seq->rules.dense = options_.dense || request->attention.policy == "dense";
-  seq->rules.faithful_tokens = options_.faithful && !seq->rules.dense ? seq->num_prompt : 0;
+  if (!seq->rules.dense)
+    seq->rules.faithful_tokens = std::min(
+        seq->num_prompt,
+        request->attention.faithful_tokens.value_or(options_.faithful ? seq->num_prompt : 0));
   seq->rules.kept_tokens = kept_tokens(request->attention);
   seq->sampler = std::make_unique<Sampler>(request->sampling,
                                            model_.spec().vocab_size,

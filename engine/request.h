@@ -87,6 +87,9 @@ struct AttentionRequest {
   std::string policy;
   std::optional<int64_t> kv_budget;  // tokens that a compressed head keeps at most
   std::optional<int64_t> selection_budget;
+  // So many tokens of the prompt are prefilled faithfully, what follows them sees what output sees:
+  // a question asked, or an answer scored, after compression. Unset: by the server's prefill mode.
+  std::optional<int32_t> faithful_tokens = {};
 };
 
 struct Request {

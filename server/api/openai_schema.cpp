@@ -107,6 +107,9 @@ void read_attention(FieldReader& fields, AttentionRequest& attention) {
   nested.read("selection_budget", 1, kMaxInt64, selection_budget);
   if (kv_budget > 0) attention.kv_budget = kv_budget;
   if (selection_budget > 0) attention.selection_budget = selection_budget;
+  int32_t faithful = -1;
+  nested.read("faithful_tokens", 0, kMaxInt32, faithful);
+  if (faithful >= 0) attention.faithful_tokens = faithful;
   fields.merge(nested.status());
 }
 

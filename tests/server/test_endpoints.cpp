@@ -203,7 +203,8 @@ TEST_CASE("what clients send along is taken", "[server][unit]") {
                 R"(,"stop":null,"best_of":1,"max_tokens":3,"max_completion_tokens":2,"user":"u",
                 "repetition_penalty":1.0,"min_p":0.1,"top_k":-1,"typical_p":0.9,"seed":-7,
                 "logit_bias":{"65":-100,"66":2.5},"ignore_eos":true,"min_tokens":1,
-                "response_format":{"type":"text"},"attention":{"policy":"window","kv_budget":64,"selection_budget":128})")
+                "response_format":{"type":"text"},
+                "attention":{"policy":"window","kv_budget":64,"selection_budget":128,"faithful_tokens":9})")
             .status == 200);
   const Request request = server.engine.last_request();
   CHECK(request.sampling.max_tokens == 2);
@@ -215,6 +216,7 @@ TEST_CASE("what clients send along is taken", "[server][unit]") {
   CHECK(request.attention.policy == "window");
   CHECK(request.attention.kv_budget == 64);
   CHECK(request.attention.selection_budget == 128);
+  CHECK(request.attention.faithful_tokens == 9);
 }
 
 TEST_CASE("a bad value is refused with its name and all four keys", "[server][unit]") {

@@ -205,6 +205,42 @@ TEST_CASE("Contract: chunks, neighbours, prefix hits, preemption and forks chang
   }
 }
 
+TEST_CASE("Contract: an answer scored behind a faithful prompt is the answer as generated",
+          "[engine][unit]") {
+  const std::string device = GENERATE("ref", "cpu");
+  const Policy policy = GENERATE(from_range(policies()));
+  CAPTURE(device, policy.name);
+  HarnessOptions options;
+  options.device = device;
+  options.rules = policy.rules;
+  const QuantFormat format = device == "ref" ? QuantFormat::kF32 : QuantFormat::kQ8_0;
+  for (const bool faithful : {true, false}) {
+    options.faithful = faithful;  // a request may ask for the other mode
+    EngineHarness harness(model(format), options);
+    Request request = make_request(prompt(150, 3), 60);
+    request.sampling.logprobs = 0;
+    request.attention.faithful_tokens = 150;
+    const Collected generated = harness.generate(request);
+    const std::vector<int32_t>& answer = generated.choices[0].tokens;
+
+    Request scored = make_request(request.prompt, 1);
+    scored.prompt.insert(scored.prompt.end(), answer.begin(), answer.end());
+    scored.sampling.prompt_logprobs = 0;
+    scored.attention.faithful_tokens = 150;
+    const Collected score = harness.generate(scored);
+    REQUIRE(score.prompt_logprobs.size() == 150 - 1 + answer.size());
+    for (size_t i = 0; i < answer.size(); ++i)
+      REQUIRE(score.prompt_logprobs[150 - 1 + i].chosen.logprob ==
+              generated.choices[0].logprobs[i].chosen.logprob);
+
+    // Where heads drop, a prompt that is faithful to its end scores otherwise.
+    scored.attention.faithful_tokens = static_cast<int32_t>(scored.prompt.size());
+    const float last = harness.generate(scored).prompt_logprobs.back().chosen.logprob;
+    REQUIRE((last == generated.choices[0].logprobs.back().chosen.logprob) ==
+            std::ranges::all_of(policy.rules, &kv::RetentionRule::keeps_all));
+  }
+}
+
 TEST_CASE("Contract: a window as long as the context is dense, bit for bit", "[engine][unit]") {
   const std::string device = GENERATE("ref", "cpu");
   const bool faithful = GENERATE(false, true);
