@@ -20,6 +20,7 @@
 #include "kernels/base/status.h"
 #include "server/cli/bench_load.h"
 #include "server/cli/bench_prompts.h"
+#include "server/cli/bench_quality.h"
 #include "server/cli/bench_stats.h"
 #include "server/cli/http_client.h"
 #include "server/config/option_table.h"
@@ -30,7 +31,7 @@ namespace {
 namespace asio = boost::asio;
 using Json = nlohmann::ordered_json;
 
-void describe_bench(BenchConfig& c, OptionTable& visit) {
+void describe_bench(BenchConfig& c, QualityConfig& q, OptionTable& visit) {
   visit("url", c.url, "the server");
   visit("model", c.model, "model name; default: the first one the server lists");
   visit("api-key", c.api_key, "sent as Authorization: Bearer KEY");
@@ -54,9 +55,15 @@ void describe_bench(BenchConfig& c, OptionTable& visit) {
   visit("goodput", c.goodput, "bounds in ms that a good request keeps: ttft:200,tpot:50,e2el:4000");
   visit("metric-percentiles", c.metric_percentiles, "percentiles to print");
   visit("save-result", c.save_result, "JSON file for the figures and every request");
+  visit("json", c.json, "print the figures as JSON instead of tables");
+  visit("quality", q.quality, "measure what the server's attention policy costs in answers, too");
+  visit("quality-lengths", q.lengths, "tokens of the prompts, one or more");
+  visit("quality-tasks", q.tasks, "names of tasks (below); default: all");
+  visit("quality-prompts", q.num_prompts, "prompts per task and length, over as many depths");
+  visit("quality-text", q.text, "file whose text is forced; default: generated sentences");
 }
 
-void check(const BenchConfig& c) {
+void check(const BenchConfig& c, const QualityConfig& q) {
   constexpr int64_t kMany = 10'000'000;
   ConfigIssues issues;
   issues.one_of("--endpoint", c.endpoint, {"completions", "chat"});
@@ -70,6 +77,7 @@ void check(const BenchConfig& c) {
   std::string all;
   for (const std::string& issue : issues.take()) all += (all.empty() ? "" : "\n") + issue;
   if (!all.empty()) throw ConfigError(all);
+  if (q.quality) check_quality(q);
 }
 
 std::string first_model(Caller& caller) {
@@ -169,12 +177,44 @@ void report(const LoadResult& result,
   }
 }
 
+std::vector<std::string> load_bodies(const BenchConfig& config,
+                                     const std::string& model,
+                                     Caller& caller) {
+  return config.dataset.empty() ? random_bodies(config, model, caller)
+                                : dataset_bodies(config, model);
+}
+
+// The same load again, of other random prompts: those of the first run are in the prefix cache.
+std::vector<std::string> dense_bodies(BenchConfig config,
+                                      const std::string& model,
+                                      Caller& caller) {
+  ++config.seed;
+  std::vector<std::string> bodies = load_bodies(config, model, caller);
+  for (std::string& body : bodies) {
+    Json json = Json::parse(body);
+    json["attention"] = {{"policy", "dense"}};
+    body = json.dump();
+  }
+  return bodies;
+}
+
+QualitySection speed_section(const BenchSummary& dense, const BenchSummary& served) {
+  const auto row = [&](const char* name, double a, double b, int precision) {
+    return QualityRow{name, {a, b}, precision};
+  };
+  return {"Speed of the load above",
+          {row("output tokens/s", dense.output_throughput, served.output_throughput, 2),
+           row("mean time per output token, ms", dense.tpot.mean_ms, served.tpot.mean_ms, 2),
+           row("mean time to first token, ms", dense.ttft.mean_ms, served.ttft.mean_ms, 1)}};
+}
+
 }  // namespace
 
 std::string bench_help() {
   BenchConfig config;
+  QualityConfig quality;
   OptionTable table;
-  describe_bench(config, table);
+  describe_bench(config, quality, table);
   return "Load a server with OpenAI's API and measure it.\n"
          "\n"
          "Usage: headwater bench [options]\n"
@@ -186,30 +226,37 @@ std::string bench_help() {
          "      two requests a second whatever the server does: latency under a given load\n"
          "  headwater bench --concurrency 8 --dataset prompts.jsonl --endpoint chat\n"
          "      eight clients that each wait for their answer: a closed loop hides queueing\n"
+         "  headwater bench --quality --quality-lengths 2048,8192 --num-prompts 8 --concurrency 2\n"
+         "      speed and answers, as served and dense\n"
          "\n"
          "Definitions, labels and JSON keys are vLLM's. Token counts come from the server's "
          "usage.\n" +
-         format_options(table,
-                        {{"Server", {"url", "model", "api-key", "endpoint"}},
-                         {"Load", {"num-prompts", "request-rate", "concurrency", "num-warmups"}},
-                         {"Prompts",
-                          {"dataset",
-                           "random-input-len",
-                           "random-output-len",
-                           "ignore-eos",
-                           "temperature",
-                           "seed"}},
-                         {"Results", {"goodput", "metric-percentiles", "save-result"}}});
+         format_options(
+             table,
+             {{"Server", {"url", "model", "api-key", "endpoint"}},
+              {"Load", {"num-prompts", "request-rate", "concurrency", "num-warmups"}},
+              {"Prompts",
+               {"dataset",
+                "random-input-len",
+                "random-output-len",
+                "ignore-eos",
+                "temperature",
+                "seed"}},
+              {"Quality",
+               {"quality", "quality-lengths", "quality-tasks", "quality-prompts", "quality-text"}},
+              {"Results", {"goodput", "metric-percentiles", "save-result", "json"}}}) +
+         quality_help();
 }
 
 int run_bench(const std::vector<std::string>& args) {
   BenchConfig config;
+  QualityConfig quality;
   OptionTable table;
-  describe_bench(config, table);
+  describe_bench(config, quality, table);
   if (const auto words = apply_flags(table, args); !words.empty()) {
     throw ConfigError("bench takes flags only, got \"" + words[0] + "\"");
   }
-  check(config);
+  check(config, quality);
   const Goodput goodput = parse_goodput(config.goodput);
   const std::vector<double> percentiles = parse_percentiles(config.metric_percentiles);
 
@@ -217,8 +264,7 @@ int run_bench(const std::vector<std::string>& args) {
   HttpClient client(io, parse_url(config.url), config.api_key);
   Caller caller(io, client, config.url);
   const std::string model = config.model.empty() ? first_model(caller) : config.model;
-  const std::vector<std::string> bodies =
-      config.dataset.empty() ? random_bodies(config, model, caller) : dataset_bodies(config, model);
+  const std::vector<std::string> bodies = load_bodies(config, model, caller);
   const std::string target = config.endpoint == "chat" ? "/v1/chat/completions" : "/v1/completions";
 
   if (config.num_warmups > 0) {
@@ -239,16 +285,40 @@ int run_bench(const std::vector<std::string>& args) {
       });
   const Json deltas = counter_deltas(before, read_counters(caller));
   const BenchSummary summary = summarize(result.records, result.duration_s, goodput, percentiles);
-  report(result, summary, shape, deltas);
+  Json json = {{"date", now_text()},
+               {"endpoint_type", "openai"},
+               {"backend", "openai"},
+               {"label", nullptr},
+               {"model_id", model},
+               {"tokenizer_id", model}};
+  json.update(to_json(summary, shape, result.records));
+  json["server_counters"] = deltas;
+  if (!config.json) report(result, summary, shape, deltas);
+  if (quality.quality) {
+    const std::vector<std::string> again = dense_bodies(config, model, caller);
+    ProgressLine dense_progress;
+    const LoadResult dense =
+        run_load(io, client, target, again, shape, config.seed, [&](const BenchProgress& p) {
+          dense_progress.show(p);
+        });
+    ProgressLine quality_progress;
+    QualityResult answers = run_quality(
+        io, client, caller, quality, model, config.concurrency, config.seed, [&](const auto& p) {
+          quality_progress.show(p);
+        });
+    answers.sections.insert(
+        answers.sections.begin(),
+        speed_section(summarize(dense.records, dense.duration_s, goodput, percentiles), summary));
+    std::vector<std::string> notes = quality_notes(answers.answers);
+    if (!config.dataset.empty())
+      notes.push_back(
+          "The dense load ran second over the same prompts: the prefix cache shortens its time to "
+          "the first token.");
+    json["quality"] = quality_json(answers.sections, notes, answers.answers);
+    if (!config.json) std::cout << format_quality(answers.sections, notes);
+  }
+  if (config.json) std::cout << json.dump(1, ' ', false, Json::error_handler_t::replace) << "\n";
   if (!config.save_result.empty()) {
-    Json json = {{"date", now_text()},
-                 {"endpoint_type", "openai"},
-                 {"backend", "openai"},
-                 {"label", nullptr},
-                 {"model_id", model},
-                 {"tokenizer_id", model}};
-    json.update(to_json(summary, shape, result.records));
-    json["server_counters"] = deltas;
     std::ofstream file(config.save_result);
     file << json.dump(1, ' ', false, Json::error_handler_t::replace) << "\n";
     if (!file.flush()) throw ConfigError("--save-result: cannot write " + config.save_result);

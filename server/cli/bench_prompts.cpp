@@ -16,31 +16,6 @@ namespace {
 namespace asio = boost::asio;
 using Json = nlohmann::ordered_json;
 
-// Ids of ordinary text, to draw random prompts from: the vocabulary itself is not visible over
-// HTTP, and ids drawn blindly could be control tokens.
-std::vector<int32_t> ordinary_ids(Caller& caller, const std::string& model) {
-  constexpr const char* kText =
-      "The river rises in the hills, runs past seven villages and an old mill, and meets the sea "
-      "under a long bridge. Every spring the water is high and brown; boats wait, children count "
-      "trees that drift by, and someone always says that this year is worse than the last. In "
-      "summer it is so low that one can cross on stones, 40 of them, without a wet foot. Engineers "
-      "measure depth, speed and temperature at noon: 3.2 metres, 0.8 metres per second, 14 "
-      "degrees. "
-      "Nobody remembers who planted the poplars. They give shade to the road, the market, the "
-      "school; their leaves turn yellow first. What is written here means nothing in particular, "
-      "yet it uses common words, some numbers (1, 25, 360) and signs such as : ; ? ! and more.";
-  const Json reply = caller.call_json(
-      "/tokenize", Json{{"model", model}, {"prompt", kText}, {"add_special_tokens", false}}.dump());
-  std::set<int32_t> ids;
-  if (const auto tokens = reply.find("tokens"); tokens != reply.end() && tokens->is_array()) {
-    for (const Json& id : *tokens) {
-      if (id.is_number_integer()) ids.insert(id.get<int32_t>());
-    }
-  }
-  if (ids.empty()) throw std::runtime_error("/tokenize gave no tokens; use --dataset instead");
-  return {ids.begin(), ids.end()};
-}
-
 Json request_body(const BenchConfig& c,
                   const std::string& model,
                   const Json& prompt,
@@ -63,6 +38,30 @@ Json request_body(const BenchConfig& c,
 }
 
 }  // namespace
+
+// The vocabulary itself is not visible over HTTP, and ids drawn blindly could be control tokens.
+std::vector<int32_t> ordinary_ids(Caller& caller, const std::string& model) {
+  constexpr const char* kText =
+      "The river rises in the hills, runs past seven villages and an old mill, and meets the sea "
+      "under a long bridge. Every spring the water is high and brown; boats wait, children count "
+      "trees that drift by, and someone always says that this year is worse than the last. In "
+      "summer it is so low that one can cross on stones, 40 of them, without a wet foot. Engineers "
+      "measure depth, speed and temperature at noon: 3.2 metres, 0.8 metres per second, 14 "
+      "degrees. "
+      "Nobody remembers who planted the poplars. They give shade to the road, the market, the "
+      "school; their leaves turn yellow first. What is written here means nothing in particular, "
+      "yet it uses common words, some numbers (1, 25, 360) and signs such as : ; ? ! and more.";
+  const Json reply = caller.call_json(
+      "/tokenize", Json{{"model", model}, {"prompt", kText}, {"add_special_tokens", false}}.dump());
+  std::set<int32_t> ids;
+  if (const auto tokens = reply.find("tokens"); tokens != reply.end() && tokens->is_array()) {
+    for (const Json& id : *tokens) {
+      if (id.is_number_integer()) ids.insert(id.get<int32_t>());
+    }
+  }
+  if (ids.empty()) throw std::runtime_error("/tokenize gave no tokens; use --dataset instead");
+  return {ids.begin(), ids.end()};
+}
 
 HttpReply Caller::call(const std::string& target, const std::string& body) {
   auto reply = asio::co_spawn(io_, client_.request(target, body), asio::use_future);

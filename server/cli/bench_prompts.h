@@ -31,6 +31,7 @@ struct BenchConfig {
   std::string goodput;
   std::string metric_percentiles = "99";
   std::string save_result;
+  bool json = false;
 };
 
 // One call and its reply, waiting.
@@ -50,6 +51,10 @@ class Caller {
   HttpClient& client_;
   const std::string url_;
 };
+
+// Ids of ordinary text, to draw random prompts from, as the server's /tokenize gives them. Throws
+// std::runtime_error.
+std::vector<int32_t> ordinary_ids(Caller& caller, const std::string& model);
 
 // config.num_prompts bodies of the endpoint. random_bodies asks the server's /tokenize for ids to
 // draw from. Throw ConfigError, std::runtime_error.
