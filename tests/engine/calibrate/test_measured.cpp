@@ -157,11 +157,13 @@ TEST_CASE("Methods: tables are complete, resume, and refuse what does not fit",
     Calibration calibration{*files,
                             *tokenizer,
                             *ops,
+                            pool,
                             options,
                             {},
                             checkpoint,
                             [](const std::string&, int64_t, int64_t) {},
-                            [](const std::string&) {}};
+                            [](const std::string&) {},
+                            {}};
     return find_calibration_method(method).run(calibration);
   };
   CalibrationOptions options;
