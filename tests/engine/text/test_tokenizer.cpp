@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <random>
@@ -197,11 +198,16 @@ TEST_CASE("encode: a megabyte without a space takes linear time", "[text][unit]"
     CHECK(decode(*tokenizer, ids) == text);
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   };
-  for (const char* unit : {"a", " ", "\u4F60", "=", "1", "A", "\n", "a1", " \n"}) {
+  const auto repeated = [](const char* unit, size_t bytes) {
     std::string text;
-    while (text.size() < 1 << 20) text += unit;
+    while (text.size() < bytes) text += unit;
+    return text;
+  };
+  for (const char* unit : {"a", " ", "\u4F60", "=", "1", "A", "\n", "a1", " \n"}) {
     INFO(unit);
-    CHECK(seconds(text) < 10.0);  // about 0.2 s; quadratic would be hours
+    // Sixteen times the bytes: 16 times as long if linear, 256 times if quadratic.
+    const double short_s = seconds(repeated(unit, 64 << 10));
+    CHECK(seconds(repeated(unit, 1 << 20)) < 80 * std::max(short_s, 1e-3));
   }
 }
 
