@@ -106,6 +106,7 @@ class FakeEngine final : public Engine {
     requests_.push_back(request);
     requests_.back().sink = nullptr;
     num_running_ += 1;
+    num_started_ += 1;
     if (script_.held) {
       Script echo = script_;
       echo.text.assign(request.prompt.begin(), request.prompt.end());
@@ -171,6 +172,7 @@ class FakeEngine final : public Engine {
     return requests_.back();
   }
   int num_running() const { return num_running_; }
+  int num_started() const { return num_started_; }  // since the engine began
   bool wait_idle(std::chrono::milliseconds timeout) {
     std::unique_lock lock(mutex_);
     return changed_.wait_for(lock, timeout, [this] { return num_running_ == 0; });
@@ -265,6 +267,7 @@ class FakeEngine final : public Engine {
   ChatTemplate template_;
   std::atomic<RequestId> last_id_{0};
   std::atomic<int> num_running_{0};
+  std::atomic<int> num_started_{0};
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   bool stopping_ = false;

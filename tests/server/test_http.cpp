@@ -187,7 +187,7 @@ TEST_CASE("http: a client that does not read is dropped", "[server][unit]") {
   server.engine.set_script(endless(milliseconds(0)));
   Client client = server.connect();
   client.send(post("/v1/chat/completions", kStream));
-  REQUIRE(eventually([&] { return server.engine.num_running() == 1; }));
+  REQUIRE(eventually([&] { return server.engine.num_started() == 1; }));
   CHECK(server.engine.wait_idle(seconds(20)));
 }
 
