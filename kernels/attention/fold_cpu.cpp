@@ -45,26 +45,39 @@ void write_record(const HeadPages& pages, int32_t block) {
   for (int64_t i = 0; i < count; ++i) record[i] = before[i] + record[i];
 }
 
+struct Blocks {  // that rows of this step open in one head of one sequence
+  HeadPages pages;
+  int32_t first, end;
+};
+
 }  // namespace
 
 void fold_kv(int32_t layer, const HeadShape& heads, const StepView& step, ThreadPool& pool) {
-  pool.parallel_for(int64_t{step.num_seqs} * heads.num_kv_heads, [&](int64_t task, int) {
+  const auto opened = [&](int64_t task) {
     const auto seq = static_cast<int32_t>(task / heads.num_kv_heads);
-    const int32_t first_row = step.row_begin[seq];
-    const int32_t num_rows = step.row_begin[seq + 1] - first_row;
-    if (num_rows == 0) return;
-    const HeadPages pages(step.pages,
-                          layer,
-                          heads.num_kv_heads,
-                          static_cast<int32_t>(task % heads.num_kv_heads),
-                          seq);
-    if (pages.group->record_begin < 0) return;
-    const int32_t first = step.positions[first_row];
+    const auto head = static_cast<int32_t>(task % heads.num_kv_heads);
+    const HeadPages pages(step.pages, layer, heads.num_kv_heads, head, seq);
     const int32_t block_tokens = pages.group->block_tokens;
-    for (int32_t block = std::max(1, (first + block_tokens - 1) / block_tokens);
-         block * block_tokens < first + num_rows;
-         ++block)
-      write_record(pages, block);
+    const int32_t row = step.row_begin[seq];
+    const int32_t num_rows = step.row_begin[seq + 1] - row;
+    if (num_rows == 0 || pages.group->record_begin < 0) return Blocks{pages, 0, 0};
+    const int32_t position = step.positions[row];
+    return Blocks{pages,
+                  std::max(1, (position + block_tokens - 1) / block_tokens),
+                  (position + num_rows - 1) / block_tokens + 1};
+  };
+  // Most decodes open none, and threads are not woken for nothing.
+  const int64_t num_tasks = int64_t{step.num_seqs} * heads.num_kv_heads;
+  bool any = false;
+  for (int64_t task = 0; task < num_tasks && !any; ++task) {
+    const Blocks blocks = opened(task);
+    any = blocks.first < blocks.end;
+  }
+  if (!any) return;
+  pool.parallel_for(num_tasks, [&](int64_t task, int) {
+    const Blocks blocks = opened(task);
+    for (int32_t block = blocks.first; block < blocks.end; ++block)
+      write_record(blocks.pages, block);
   });
 }
 
