@@ -5,12 +5,14 @@
         --other "--attention razor --head-table auto"
     ... --requests 12 --pool-sequences 4      twelve requests over a pool of four dense sequences
 
-Starts dense and the other server in turn, A B A B; random prompts; greedy; streams. Prints medians
-with their range, the bytes each decode step reads (weights and held KV) and the ratio that the
-bytes allow. Standard library only.
+All servers stay up and take turns, A B B A: idle ones cost nothing, and what the machine does to a
+round it does to all of it. Random prompts; greedy; streams. Prints medians with their range and,
+since a shared machine drifts by more than what is looked for, the median of each round's ratio
+beside what the bytes of a decode step (weights and held KV) allow. Standard library only.
 """
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -23,6 +25,9 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "e2e"))
+
+import headwater  # noqa: E402
 
 
 def complete(port, body, times):
@@ -46,59 +51,52 @@ def complete(port, body, times):
 
 
 class Run:
-    """One policy: its flags and what its rounds measured."""
+    """One policy: its server, and what its rounds measured."""
 
     def __init__(self, name, flags):
         self.name, self.flags = name, flags.split()
         self.ttft, self.tpot, self.total, self.output = [], [], [], []
         self.kv_bytes = 0
-        self.preempted = 0
 
-    def measure(self, args, seed):
-        os.environ["HEADWATER_SMOLLM2"] = str(args.model)
-        sys.path.insert(0, str(ROOT / "tests" / "e2e"))
-        import headwater
-
+    def start(self, args, folder):
         flags = [*self.flags, "--max-model-len", args.length, "--max-num-seqs", max(args.requests, 1)]
         if args.threads:
             flags += ["--threads", args.threads]
         if args.pool_sequences:
-            flags += ["--kv-cache-bytes", int(args.pool_sequences * args.dense_bytes(args.length) * 1.01)]
+            flags += ["--kv-cache-bytes", int(args.pool_sequences * args.length * args.kv_bytes_per_token * 1.01)]
+        return headwater.Server(pathlib.Path(folder) / self.name.replace("/", "_"), *flags, model=args.model)
+
+    def measure(self, args, port, seed):
         rng = random.Random(seed)
         prompts = [
             [rng.randrange(args.low_id, args.high_id) for _ in range(args.length - args.output)]
             for _ in range(max(args.requests, 1))
         ]
-        with tempfile.TemporaryDirectory() as folder:
-            with headwater.Server(pathlib.Path(folder) / "log", *flags) as server:
-                warm = {"prompt": prompts[0][:64], "max_tokens": 4, "ignore_eos": True, "temperature": 0}
-                complete(server.port, warm, [])
-                body = {"max_tokens": args.output, "ignore_eos": True, "temperature": 0}
-                times = [[] for _ in prompts]
-                usages = [None] * len(prompts)
+        warm = {"prompt": prompts[0][1:65], "max_tokens": 4, "ignore_eos": True, "temperature": 0}
+        complete(port, warm, [])
+        body = {"max_tokens": args.output, "ignore_eos": True, "temperature": 0}
+        times = [[] for _ in prompts]
+        usages = [None] * len(prompts)
 
-                def work(i):
-                    usages[i] = complete(server.port, {**body, "prompt": prompts[i]}, times[i])
+        def work(i):
+            usages[i] = complete(port, {**body, "prompt": prompts[i]}, times[i])
 
-                threads = [threading.Thread(target=work, args=(i,)) for i in range(len(prompts))]
-                begin = time.perf_counter()
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
-                wall = time.perf_counter() - begin
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(len(prompts))]
+        begin = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wall = time.perf_counter() - begin
         self.ttft.append(times[0][0] - begin)
-        gaps = [b - a for t in times for a, b in zip(t, t[1:])]
-        self.tpot.append(statistics.median(gaps))
+        self.tpot.append(statistics.mean((t[-1] - t[0]) / (args.output - 1) for t in times))
         tokens = sum(u["prompt_tokens"] + u["completion_tokens"] for u in usages)
         self.total.append(tokens / wall)
         self.output.append(sum(u["completion_tokens"] for u in usages) / wall)
         self.kv_bytes = usages[0]["kv_bytes"]
-        args.dense_per_token = usages[0]["kv_bytes_dense"] / (args.length - 1)
 
 
-def cell(values, scale=1.0, digits=1):
-    values = [v * scale for v in values]
+def cell(values, digits=1):
     middle = statistics.median(values)
     return f"{middle:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
@@ -113,19 +111,24 @@ def main():
     parser.add_argument("--requests", type=int, default=0, help="so many at once; 0 = one, alone")
     parser.add_argument("--pool-sequences", type=float, default=0, help="KV pool, in dense sequences of --length")
     parser.add_argument("--kv-bytes-per-token", type=int, default=8192, help="dense; needle-24m: 8192, SmolLM2: 23040")
+    parser.add_argument("--same-prompt", action="store_true",
+                        help="in every round: from the second on the prefix cache answers it, and many short "
+                        "rounds tell small differences of decode apart")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--low-id", type=int, default=32)
     parser.add_argument("--high-id", type=int, default=127)
     args = parser.parse_args()
-    args.dense_bytes = lambda length: length * args.kv_bytes_per_token
 
     runs = [Run("dense", "--attention dense")] + [Run(flags, flags) for flags in args.other]
     load = os.getloadavg()[0]
-    for round_idx in range(args.rounds):
-        for run in runs:
-            run.measure(args, seed=round_idx)
-            print(f"round {round_idx + 1}/{args.rounds} {run.name}: TTFT {run.ttft[-1]:.2f} s, "
-                  f"{1 / run.tpot[-1]:.1f} tokens/s a stream", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(run.start(args, folder)) for run in runs]
+        for round_idx in range(args.rounds):
+            pairs = list(zip(runs, servers))
+            for run, server in pairs if round_idx % 2 == 0 else reversed(pairs):
+                run.measure(args, server.port, seed=0 if args.same_prompt else round_idx)
+                print(f"round {round_idx + 1}/{args.rounds} {run.name}: TTFT {run.ttft[-1]:.2f} s, "
+                      f"{1 / run.tpot[-1]:.1f} tokens/s a stream", file=sys.stderr, flush=True)
     weights = args.model.stat().st_size
     print(f"{args.model.name}, {args.length - args.output} + {args.output} tokens, "
           f"{max(args.requests, 1)} at once, median of {args.rounds} rounds (range), load at start {load:.1f}")
@@ -137,10 +140,12 @@ def main():
               f"| {cell(run.total, digits=0)} | {run.kv_bytes / 1e6:.1f} |")
     dense = runs[0]
     for run in runs[1:]:
-        ratio = lambda name: statistics.median(getattr(run, name)) / statistics.median(getattr(dense, name))
+        def ratios(name):
+            return cell([a / b for a, b in zip(getattr(run, name), getattr(dense, name))], digits=3)
+
         bound = (weights + dense.kv_bytes) / (weights + run.kv_bytes)
-        print(f"{run.name} / dense: TTFT {ratio('ttft'):.3f}, decode {1 / ratio('tpot'):.2f} "
-              f"(one stream's bytes allow {bound:.2f}), output {ratio('output'):.2f}, total {ratio('total'):.2f}")
+        print(f"{run.name} / dense, of each round: TTFT {ratios('ttft')}, TPOT {ratios('tpot')} "
+              f"(one stream's bytes allow {1 / bound:.3f}), output/s {ratios('output')}, total/s {ratios('total')}")
 
 
 if __name__ == "__main__":

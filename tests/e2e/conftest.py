@@ -22,12 +22,12 @@ def idle_afterwards(request):
 
 @pytest.fixture
 def start(tmp_path):
-    """start(*flags, env=..., prefix=...): further servers, stopped when the test ends."""
+    """start(*flags, env=..., prefix=..., model=...): further servers, stopped when the test ends."""
     servers = []
 
-    def start_server(*flags, env=None, prefix=()):
+    def start_server(*flags, **options):
         log = tmp_path / f"server{len(servers)}.log"
-        running = Server(log, *flags, env=env, prefix=prefix)
+        running = Server(log, *flags, **options)
         servers.append(running)
         return running.__enter__()
 

@@ -65,11 +65,11 @@ class Reply:
 class Server:
     """A server process on free ports of 127.0.0.1; a context manager. prefix: a command before it."""
 
-    def __init__(self, log_path, *flags, env=None, prefix=()):
+    def __init__(self, log_path, *flags, env=None, prefix=(), model=None):
         self.port, self.grpc_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = pathlib.Path(log_path)
-        command = [*prefix, BINARY, "serve", "--model", MODEL, "--port", str(self.port)]
+        command = [*prefix, BINARY, "serve", "--model", model or MODEL, "--port", str(self.port)]
         command += ["--grpc-port", str(self.grpc_port), *map(str, flags)]
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(

@@ -8,13 +8,10 @@
 #include <cstdio>
 #include <fstream>
 #include <iostream>
-#include <iterator>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <set>
 #include <span>
-#include <sstream>
 #include <thread>
 
 #include "engine/attention/policy_table.h"
@@ -24,6 +21,7 @@
 #include "kernels/base/status.h"
 #include "server/cli/quality_tasks.h"
 #include "server/config/option_table.h"
+#include "tests/quality/head_cases.h"
 #include "tests/quality/head_variants.h"
 
 using namespace headwater;           // NOLINT: a program
@@ -35,23 +33,16 @@ using Json = nlohmann::ordered_json;
 using Ids = std::vector<int32_t>;
 
 constexpr int32_t kChunkRows = 512;
-constexpr const char* kQuestion = "\nQuestion:";
 
 struct Options {
   EngineConfig engine;  // attention, window-*, threads, model
+  CaseSource cases;
   std::string tables;
-  std::string set;
-  std::string lengths = "2048";
-  std::string tasks;
   std::string shard = "0/1";
   std::string output = "head_eval.jsonl";
   std::string export_to;
-  int64_t n = 10;
   int32_t num_random = 20;
-  int32_t max_tokens = 128;
-  int64_t repeat_block = 0;
   bool question_after = false;
-  uint64_t seed = 1;
 };
 
 void describe(Options& o, OptionTable& visit) {
@@ -65,131 +56,36 @@ void describe(Options& o, OptionTable& visit) {
   visit("tables", o.tables, "head tables to compare: NAME=FILE,NAME=FILE,...");
   visit("random", o.num_random, "random sets of heads per table");
   visit("set",
-        o.set,
+        o.cases.set,
         "JSON lines with task, length, depth, prompt, answer or expected; default: generated");
-  visit("lengths", o.lengths, "of the prompts, in tokens");
-  visit("tasks", o.tasks, "names; default: all");
-  visit("n", o.n, "prompts per task and length");
+  visit("lengths", o.cases.lengths, "of the prompts, in tokens");
+  visit("tasks", o.cases.tasks, "names; default: all");
+  visit("n", o.cases.n, "prompts per task and length");
   visit("shard", o.shard, "I/N: every N-th prompt from the I-th on");
-  visit("max-tokens", o.max_tokens, "of an answer");
+  visit("max-tokens", o.cases.max_tokens, "of an answer");
   visit("question-after", o.question_after, "compress the context before the question is read");
   visit("repeat-block",
-        o.repeat_block,
+        o.cases.repeat_block,
         "instead of questions: loss on the second copy of random blocks of so many tokens");
-  visit("seed", o.seed, "of random sets and generated prompts");
+  visit("text",
+        o.cases.text,
+        "instead of questions: next-token distribution on this file beside dense; a prompt is "
+        "--lengths tokens of it, the last --max-tokens of them are judged");
+  visit("seed", o.cases.seed, "of random sets and generated prompts");
   visit("output", o.output, "JSON lines; prompts that are in it are not run again");
   visit("export", o.export_to, "write the generated prompts as a --set there and end");
 }
 
-std::vector<std::string> split(const std::string& text, char separator) {
-  std::vector<std::string> parts;
-  std::string part;
-  std::istringstream in(text);
-  while (std::getline(in, part, separator))
-    if (!part.empty()) parts.push_back(part);
-  return parts;
-}
-
-// One prompt of the run.
-struct Case {
-  std::string task;
-  int64_t length = 0;
-  int64_t index = 0;  // among those of the task and length
-  double depth = 0;
-  std::string context, question;
-  std::vector<std::string> expected;
-  bool exact = false;  // the whole answer, else what it holds
-  std::string key() const {
-    return task + " " + std::to_string(length) + " " + std::to_string(index);
-  }
-};
-
-bool wanted(const std::vector<std::string>& tasks, const std::string& task) {
-  return tasks.empty() || std::find(tasks.begin(), tasks.end(), task) != tasks.end();
-}
-
-std::vector<Case> read_set(const Options& o, const std::vector<int64_t>& lengths) {
-  std::ifstream file(o.set);
-  if (!file) throw ConfigError("--set: cannot read " + o.set + " (zcat it if it ends in .gz)");
-  std::map<std::pair<std::string, int64_t>, int64_t> counts;
-  std::vector<Case> cases;
-  for (std::string line; std::getline(file, line);) {
-    const Json entry = Json::parse(line, nullptr, false);
-    if (!entry.is_object()) throw ConfigError("--set: " + o.set + " has a line that is no JSON");
-    Case c;
-    c.task = entry.at("task").get<std::string>();
-    c.length = entry.at("length").get<int64_t>();
-    c.depth = entry.at("depth").get<double>();
-    if (std::find(lengths.begin(), lengths.end(), c.length) == lengths.end()) continue;
-    if (!wanted(split(o.tasks, ','), c.task)) continue;
-    c.index = counts[{c.task, c.length}]++;
-    if (c.index >= o.n) continue;
-    const auto prompt = entry.at("prompt").get<std::string>();
-    const size_t question = prompt.rfind(kQuestion);
-    c.context = prompt.substr(0, question);
-    if (question != std::string::npos) c.question = prompt.substr(question);
-    c.exact = !entry.contains("expected");
-    c.expected = c.exact ? std::vector<std::string>{entry.at("answer").get<std::string>()}
-                         : entry["expected"].get<std::vector<std::string>>();
-    cases.push_back(std::move(c));
-  }
-  return cases;
-}
-
-std::vector<Case> generate(const Options& o,
-                           const std::vector<int64_t>& lengths,
-                           const Tokenizer& tokenizer) {
-  std::vector<Case> cases;
-  for (const int64_t length : lengths) {
-    for (const cli::QualityTask& task : cli::quality_tasks()) {
-      if (!wanted(split(o.tasks, ','), std::string(task.name))) continue;
-      const cli::QualityPrompt sample = task.make(2 * length, 0.5, o.seed);
-      const double chars_per_token =
-          static_cast<double>(sample.context.size()) /
-          static_cast<double>(tokenizer.encode(sample.context, true, false).size());
-      for (int64_t i = 0; i < o.n; ++i) {
-        const double depth = (static_cast<double>(i) + 0.5) / static_cast<double>(o.n);
-        const auto chars =
-            static_cast<int64_t>(static_cast<double>(length - o.max_tokens) * chars_per_token);
-        cli::QualityPrompt prompt =
-            task.make(chars, depth, o.seed * 1'000'003 + cases.size() * 7919);
-        cases.push_back({std::string(task.name),
-                         length,
-                         i,
-                         depth,
-                         std::move(prompt.context),
-                         std::move(prompt.question),
-                         std::move(prompt.expected),
-                         false});
-      }
-    }
-  }
-  return cases;
-}
-
-void export_cases(const std::string& path, const std::vector<Case>& cases) {
-  std::ofstream file(path);
-  for (const Case& c : cases)
-    file << Json{{"task", c.task},
-                 {"length", c.length},
-                 {"depth", c.depth},
-                 {"prompt", c.context + c.question},
-                 {"expected", c.expected}}
-                .dump()
-         << "\n";
-  if (!file.flush()) throw ConfigError("--export: cannot write " + path);
-}
-
-std::vector<Case> repeated_blocks(const Options& o) {
-  std::vector<Case> cases;
-  for (int64_t i = 0; i < o.n; ++i) {
-    Case c;
-    c.task = "repeated_block";
-    c.length = 2 * o.repeat_block;
-    c.index = i;
-    cases.push_back(c);
-  }
-  return cases;
+// Log-probabilities of a row of logits.
+std::vector<double> log_softmax(std::span<const float> row) {
+  const float top = *std::max_element(row.begin(), row.end());
+  double sum = 0;
+  for (const float logit : row) sum += std::exp(logit - top);
+  const double log_sum = std::log(sum) + top;
+  std::vector<double> result;
+  result.reserve(row.size());
+  for (const float logit : row) result.push_back(logit - log_sum);
+  return result;
 }
 
 class Evaluation {
@@ -219,8 +115,10 @@ class Evaluation {
         throw ConfigError("--tables: must be NAME=FILE,NAME=FILE,..., got \"" + entry + "\"");
       EngineConfig config = o.engine;
       config.head_table = entry.substr(equals + 1);
-      const auto variants = table_variants(
-          entry.substr(0, equals), plan_attention(config, *files_).rules, o.num_random, o.seed);
+      const auto variants = table_variants(entry.substr(0, equals),
+                                           plan_attention(config, *files_).rules,
+                                           o.num_random,
+                                           o.cases.seed);
       variants_.insert(variants_.end(), variants.begin(), variants.end());
     }
   }
@@ -239,19 +137,25 @@ class Evaluation {
     return json;
   }
 
-  // {"task", "length", ..., "scores": {variant: share of right or nats}}
-  Json run(const Case& c) {
+  // {"task", "length", ..., "scores": {variant: share of right or nats}}, one or two of them
+  std::vector<Json> run(const Case& c) {
     const auto begin = std::chrono::steady_clock::now();
     Json line = {{"task", c.task}, {"length", c.length}, {"index", c.index}, {"depth", c.depth}};
     line["scores"] = Json::object();
-    if (options_.repeat_block > 0) {
-      repeat(c, line);
+    std::vector<Json> lines = {line};
+    if (options_.cases.repeat_block > 0) {
+      repeat(c, lines[0]);
+    } else if (!c.ids.empty()) {
+      line["task"] = kTextTop1;
+      lines.push_back(line);
+      compare(c, lines[0], lines[1]);
     } else {
-      answer(c, line);
+      answer(c, lines[0]);
     }
-    line["seconds"] =
+    const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    return line;
+    for (Json& each : lines) each["seconds"] = seconds;
+    return lines;
   }
 
  private:
@@ -275,11 +179,11 @@ class Evaluation {
       question.clear();
     }
     ProbePrompt prompt =
-        probe_.read(read, static_cast<int32_t>(question.size()) + options_.max_tokens);
+        probe_.read(read, static_cast<int32_t>(question.size()) + options_.cases.max_tokens);
     line["prompt_tokens"] = read.size() + question.size();
     for (const HeadVariant& variant : variants_) {
-      const std::string text =
-          text_of(probe_.greedy(prompt, variant.rules, options_.max_tokens, stop_ids_, question));
+      const std::string text = text_of(
+          probe_.greedy(prompt, variant.rules, options_.cases.max_tokens, stop_ids_, question));
       const double score =
           c.exact ? (text == c.expected[0] ? 1.0 : 0.0) : cli::recall_of(c.expected, text);
       line["scores"][variant.name] = score;
@@ -289,9 +193,9 @@ class Evaluation {
   }
 
   void repeat(const Case& c, Json& line) {
-    std::mt19937_64 random(options_.seed * 1'000'003 + static_cast<uint64_t>(c.index));
+    std::mt19937_64 random(options_.cases.seed * 1'000'003 + static_cast<uint64_t>(c.index));
     Ids block;
-    for (int64_t i = 0; i < options_.repeat_block; ++i)
+    for (int64_t i = 0; i < options_.cases.repeat_block; ++i)
       block.push_back(ordinary_ids_[random() % ordinary_ids_.size()]);
     Ids read = block;
     if (tokenizer_->adds_bos()) read.insert(read.begin(), tokenizer_->bos());
@@ -300,14 +204,34 @@ class Evaluation {
     for (const HeadVariant& variant : variants_) {
       const std::vector<float> logits = probe_.logits(prompt, variant.rules, block);
       double loss = 0;
-      for (size_t i = 1; i < block.size(); ++i) {
-        const std::span<const float> row(logits.data() + (i - 1) * vocab, vocab);
-        const float top = *std::max_element(row.begin(), row.end());
-        double sum = 0;
-        for (const float logit : row) sum += std::exp(logit - top);
-        loss += std::log(sum) - (row[static_cast<size_t>(block[i])] - top);
-      }
+      for (size_t i = 1; i < block.size(); ++i)
+        loss -= log_softmax(
+            std::span(logits).subspan((i - 1) * vocab, vocab))[static_cast<size_t>(block[i])];
       line["scores"][variant.name] = loss / static_cast<double>(block.size() - 1);
+    }
+  }
+
+  void compare(const Case& c, Json& kl, Json& top1) {
+    const auto judged = static_cast<size_t>(options_.cases.max_tokens);
+    const std::span<const int32_t> ids = c.ids;
+    ProbePrompt prompt = probe_.read(ids.first(ids.size() - judged), options_.cases.max_tokens);
+    const auto vocab = static_cast<size_t>(probe_.vocab_size());
+    std::vector<std::vector<double>> dense;
+    for (const HeadVariant& variant : variants_) {
+      const std::vector<float> logits = probe_.logits(prompt, variant.rules, ids.last(judged));
+      double divergence = 0, agreeing = 0;
+      for (size_t i = 0; i < judged; ++i) {
+        std::vector<double> row = log_softmax(std::span(logits).subspan(i * vocab, vocab));
+        if (variant.kind == VariantKind::kDense) dense.push_back(row);
+        const std::vector<double>& p = dense[i];
+        for (size_t id = 0; id < vocab; ++id) divergence += std::exp(p[id]) * (p[id] - row[id]);
+        const auto best = [](const std::vector<double>& v) {
+          return std::max_element(v.begin(), v.end()) - v.begin();
+        };
+        agreeing += best(p) == best(row) ? 1 : 0;
+      }
+      kl["scores"][variant.name] = divergence / static_cast<double>(judged);
+      top1["scores"][variant.name] = agreeing / static_cast<double>(judged);
     }
   }
 
@@ -351,16 +275,10 @@ int run(const std::vector<std::string>& args) {
   if (std::sscanf(options.shard.c_str(), "%ld/%ld", &shard, &num_shards) != 2 || shard < 0 ||
       shard >= num_shards)
     throw ConfigError("--shard: must be I/N with I below N, got \"" + options.shard + "\"");
-  std::vector<int64_t> lengths;
-  for (const std::string& length : split(options.lengths, ','))
-    lengths.push_back(std::stol(length));
-  if (options.repeat_block > 0) lengths = {2 * options.repeat_block};
+  const std::vector<int64_t> lengths = options.cases.length_list();
 
   Evaluation evaluation(options);
-  const std::vector<Case> cases = options.repeat_block > 0 ? repeated_blocks(options)
-                                  : options.set.empty()
-                                      ? generate(options, lengths, evaluation.tokenizer())
-                                      : read_set(options, lengths);
+  const std::vector<Case> cases = make_cases(options.cases, evaluation.tokenizer());
   if (!options.export_to.empty()) {
     export_cases(options.export_to, cases);
     return 0;
@@ -374,8 +292,8 @@ int run(const std::vector<std::string>& args) {
   out << evaluation.header(lengths).dump() << std::endl;
   const auto begin = std::chrono::steady_clock::now();
   for (size_t i = 0; i < todo.size(); ++i) {
-    const Json line = evaluation.run(*todo[i]);
-    out << line.dump(-1, ' ', false, Json::error_handler_t::replace) << std::endl;
+    for (const Json& line : evaluation.run(*todo[i]))
+      out << line.dump(-1, ' ', false, Json::error_handler_t::replace) << std::endl;
     const double elapsed =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     const double each = elapsed / static_cast<double>(i + 1);
