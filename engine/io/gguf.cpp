@@ -1,10 +1,8 @@
 #include "engine/io/gguf.h"
 
-#include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstring>
-#include <limits>
+#include <map>
 #include <utility>
 
 #include "engine/io/quote.h"
@@ -19,51 +17,13 @@ constexpr uint32_t kMagic = 0x46554747;  // "GGUF"
 constexpr int64_t kMaxTensorName = 63;
 constexpr int64_t kMinAlignment = 8;
 constexpr int64_t kMaxAlignment = 1 << 20;
+constexpr uint64_t kMaxFileBytes = 1ull << 50;
 constexpr int64_t kMinMetadataBytes = 8 + 1 + 4 + 1;        // key length, key, type, value
 constexpr int64_t kMinTensorBytes = 8 + 1 + 4 + 8 + 4 + 8;  // one dimension
 
-constexpr GgmlType kStorage[] = {
-    {0, "F32", 1, 4},         {1, "F16", 1, 2},         {2, "Q4_0", 32, 18},
-    {3, "Q4_1", 32, 20},      {6, "Q5_0", 32, 22},      {7, "Q5_1", 32, 24},
-    {8, "Q8_0", 32, 34},      {9, "Q8_1", 32, 36},      {10, "Q2_K", 256, 84},
-    {11, "Q3_K", 256, 110},   {12, "Q4_K", 256, 144},   {13, "Q5_K", 256, 176},
-    {14, "Q6_K", 256, 210},   {15, "Q8_K", 256, 292},   {16, "IQ2_XXS", 256, 66},
-    {17, "IQ2_XS", 256, 74},  {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50},
-    {20, "IQ4_NL", 32, 18},   {21, "IQ3_S", 256, 110},  {22, "IQ2_S", 256, 82},
-    {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},         {25, "I16", 1, 2},
-    {26, "I32", 1, 4},        {27, "I64", 1, 8},        {28, "F64", 1, 8},
-    {29, "IQ1_M", 256, 56},   {30, "BF16", 1, 2},       {34, "TQ1_0", 256, 54},
-    {35, "TQ2_0", 256, 66},   {39, "MXFP4", 32, 17},    {40, "NVFP4", 64, 36},
-    {41, "Q1_0", 128, 18},    {42, "Q2_0", 64, 18},
-};
-
-struct TypeRow {
-  std::string_view name;
-  int64_t bytes;  // 0: not of fixed size
-};
-constexpr TypeRow kTypes[] = {
-    {"u8", 1},
-    {"i8", 1},
-    {"u16", 2},
-    {"i16", 2},
-    {"u32", 4},
-    {"i32", 4},
-    {"f32", 4},
-    {"bool", 1},
-    {"string", 0},
-    {"array", 0},
-    {"u64", 8},
-    {"i64", 8},
-    {"f64", 8},
-};
-
-int64_t type_bytes(GgufType type) { return kTypes[static_cast<size_t>(type)].bytes; }
-
-template <typename T>
-T load(std::span<const std::byte> bytes, int64_t idx = 0) {
-  T value;
-  std::memcpy(&value, bytes.data() + idx * static_cast<int64_t>(sizeof(T)), sizeof(T));
-  return value;
+int64_t type_bytes(GgufType type) {  // 0: not of fixed size
+  constexpr int64_t kBytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+  return kBytes[static_cast<size_t>(type)];
 }
 
 // A position in the header that cannot leave the file. what names the field in messages.
@@ -87,7 +47,9 @@ class Cursor {
   }
   template <typename T>
   T read(std::string_view what) {
-    return load<T>(take(sizeof(T), what));
+    T value;
+    std::memcpy(&value, take(sizeof(T), what).data(), sizeof(T));
+    return value;
   }
   std::string_view read_string(std::string_view what) {
     const auto size = read<uint64_t>(what);
@@ -99,9 +61,16 @@ class Cursor {
     const auto count = read<uint64_t>(what);
     const auto max = static_cast<uint64_t>(left() / item_bytes);
     if (count > max) {
+      // A count that no file could hold is corrupt; one that a larger file could may be cut off.
+      uint64_t needed = 0;
+      const bool possible =
+          !__builtin_mul_overflow(count, static_cast<uint64_t>(item_bytes), &needed) &&
+          needed < kMaxFileBytes;
       fail(std::string(what) + " is " + std::to_string(count) +
            " but the rest of the file has room for at most " + std::to_string(max) +
-           " (the file is truncated or corrupt)");
+           (possible ? ": at least " + std::to_string(needed - static_cast<uint64_t>(left())) +
+                           " bytes are missing (the file is truncated or corrupt)"
+                     : " (the file is corrupt)"));
     }
     return static_cast<int64_t>(count);
   }
@@ -157,11 +126,13 @@ GgufValue read_value(Cursor& cursor, std::span<const std::byte> file, const std:
 
 struct TensorHeader {
   GgufTensor tensor;
+  std::string what;  // for messages
+  int32_t type_id = 0;
   uint64_t offset = 0;
-  int64_t bytes = 0;
 };
 
-TensorHeader read_tensor(Cursor& cursor, int64_t idx) {
+// The fields as they lie in the file. Throws where the next tensor could not be found.
+TensorHeader read_fields(Cursor& cursor, int64_t idx) {
   TensorHeader header;
   GgufTensor& tensor = header.tensor;
   const std::string number = "tensor " + std::to_string(idx);
@@ -170,41 +141,42 @@ TensorHeader read_tensor(Cursor& cursor, int64_t idx) {
     cursor.fail(number + " has a name of " + std::to_string(tensor.name.size()) +
                 " bytes, expected 1 to " + std::to_string(kMaxTensorName));
   }
-  const std::string what = "tensor " + quote(tensor.name);
-  const auto num_dims = cursor.read<uint32_t>(what);
+  header.what = "tensor " + quote(tensor.name);
+  const auto num_dims = cursor.read<uint32_t>(header.what);
   if (num_dims < 1 || num_dims > tensor.ne.size()) {
-    cursor.fail(what + " has " + std::to_string(num_dims) + " dimensions, expected 1 to 4");
+    cursor.fail(header.what + " has " + std::to_string(num_dims) + " dimensions, expected 1 to 4");
   }
   tensor.num_dims = static_cast<int>(num_dims);
+  for (uint32_t i = 0; i < num_dims; ++i) tensor.ne[i] = cursor.read<int64_t>(header.what);
+  header.type_id = cursor.read<int32_t>(header.what);
+  header.offset = cursor.read<uint64_t>(header.what);
+  return header;
+}
+
+// Shape and bytes.
+void check_fields(const Cursor& cursor, TensorHeader& header) {
+  GgufTensor& tensor = header.tensor;
   int64_t elements = 1;
-  for (uint32_t i = 0; i < num_dims; ++i) {
-    tensor.ne[i] = cursor.read<int64_t>(what);
-    if (tensor.ne[i] < 1) {
-      cursor.fail(what + " has dimension " + std::to_string(i) + " of size " +
-                  std::to_string(tensor.ne[i]) + ", expected at least 1");
+  for (int i = 0; i < tensor.num_dims; ++i) {
+    const int64_t size = tensor.ne[static_cast<size_t>(i)];
+    if (size < 1) {
+      cursor.fail(header.what + " has dimension " + std::to_string(i) + " of size " +
+                  std::to_string(size) + ", expected at least 1");
     }
-    if (__builtin_mul_overflow(elements, tensor.ne[i], &elements)) {
-      cursor.fail(what + " has more elements than a 64-bit number can count");
+    if (__builtin_mul_overflow(elements, size, &elements)) {
+      cursor.fail(header.what + " has more elements than a 64-bit number can count");
     }
-  }
-  const auto type_id = cursor.read<int32_t>(what);
-  tensor.type = find_ggml_storage(type_id);
-  if (tensor.type == nullptr) {
-    cursor.fail(what + " has type id " + std::to_string(type_id) +
-                ", which the format does not define");
   }
   if (tensor.ne[0] % tensor.type->block_elements != 0) {
-    cursor.fail(what + " of type " + std::string(tensor.type->name) + " has rows of " +
+    cursor.fail(header.what + " of type " + std::string(tensor.type->name) + " has rows of " +
                 std::to_string(tensor.ne[0]) + " elements, expected a multiple of " +
                 std::to_string(tensor.type->block_elements));
   }
   if (__builtin_mul_overflow(elements / tensor.type->block_elements,
                              static_cast<int64_t>(tensor.type->block_bytes),
-                             &header.bytes)) {
-    cursor.fail(what + " has more bytes than a 64-bit number can count");
+                             &tensor.num_bytes)) {
+    cursor.fail(header.what + " has more bytes than a 64-bit number can count");
   }
-  header.offset = cursor.read<uint64_t>(what);
-  return header;
 }
 
 int64_t padding(int64_t size, int64_t alignment) {
@@ -213,38 +185,45 @@ int64_t padding(int64_t size, int64_t alignment) {
 
 // The tensors' data must lie one after another in file order, each padded to the alignment.
 //   | header | pad | t0 | pad | t1 | pad | ... | tn |     base = first byte of t0
-void place_tensors(Cursor& cursor,
+// Throws where they do not; then no tensor has data.
+void check_offsets(const Cursor& cursor,
+                   int64_t alignment,
+                   const std::vector<TensorHeader>& headers) {
+  int64_t begin = 0;  // relative to base
+  for (const TensorHeader& header : headers) {
+    if (header.offset != static_cast<uint64_t>(begin)) {
+      cursor.fail(header.what + " has offset " + std::to_string(header.offset) + ", expected " +
+                  std::to_string(begin) + " (tensors follow each other without gap or overlap)");
+    }
+    int64_t end = 0;
+    if (__builtin_add_overflow(begin, header.tensor.num_bytes, &end) ||
+        __builtin_add_overflow(end, padding(end, alignment), &begin) ||
+        begin > static_cast<int64_t>(kMaxFileBytes)) {
+      cursor.fail(header.what + " ends beyond any possible file");
+    }
+  }
+}
+
+// Gives each tensor its data; throws, after that, when the file ends before the last one does.
+void place_tensors(const Cursor& cursor,
                    std::span<const std::byte> file,
                    int64_t alignment,
                    std::vector<TensorHeader>& headers) {
-  int64_t begin = 0;  // relative to base
-  int64_t end = 0;
-  for (const TensorHeader& header : headers) {
-    const std::string_view name = header.tensor.name;
-    if (header.offset != static_cast<uint64_t>(begin)) {
-      cursor.fail("tensor " + quote(name) + " has offset " + std::to_string(header.offset) +
-                  ", expected " + std::to_string(begin) +
-                  " (tensors follow each other without gap or overlap)");
-    }
-    if (__builtin_add_overflow(begin, header.bytes, &end) ||
-        __builtin_add_overflow(end, padding(end, alignment), &begin)) {
-      cursor.fail("tensor " + quote(name) + " ends beyond any possible file");
-    }
-  }
   if (headers.empty()) return;
   const auto size = static_cast<int64_t>(file.size());
   const int64_t base = cursor.offset() + padding(cursor.offset(), alignment);
-  int64_t needed = 0;
-  if (__builtin_add_overflow(base, end, &needed))
-    cursor.fail("the tensors end beyond any possible file");
-  if (needed > size) {
-    cursor.fail("the tensors end at byte " + std::to_string(needed) + " but the file has " +
-                std::to_string(size) + ": " + std::to_string(needed - size) +
-                " bytes are missing (the file is truncated; download it again)");
-  }
+  int64_t end = 0;
   for (TensorHeader& header : headers) {
+    const int64_t begin = base + static_cast<int64_t>(header.offset);
+    end = begin + header.tensor.num_bytes;
+    if (end > size) continue;
     header.tensor.data =
-        file.subspan(static_cast<size_t>(base) + header.offset, static_cast<size_t>(header.bytes));
+        file.subspan(static_cast<size_t>(begin), static_cast<size_t>(header.tensor.num_bytes));
+  }
+  if (end > size) {
+    cursor.fail("the tensors end at byte " + std::to_string(end) + " but the file has " +
+                std::to_string(size) + ": " + std::to_string(end - size) +
+                " bytes are missing (the file is truncated; download it again)");
   }
 }
 
@@ -260,207 +239,89 @@ uint32_t read_version(Cursor& cursor) {
   return version;
 }
 
-bool is_integer(GgufType type) {
-  return type <= GgufType::kI32 || type == GgufType::kU64 || type == GgufType::kI64;
-}
-
-// u64 values beyond int64 saturate: they are above the range of any field.
-int64_t element_integer(const GgufValue& value, int64_t idx) {
-  switch (value.type) {
-    case GgufType::kU8:
-      return load<uint8_t>(value.bytes, idx);
-    case GgufType::kI8:
-      return load<int8_t>(value.bytes, idx);
-    case GgufType::kU16:
-      return load<uint16_t>(value.bytes, idx);
-    case GgufType::kI16:
-      return load<int16_t>(value.bytes, idx);
-    case GgufType::kU32:
-      return load<uint32_t>(value.bytes, idx);
-    case GgufType::kI32:
-      return load<int32_t>(value.bytes, idx);
-    case GgufType::kU64:
-      return static_cast<int64_t>(
-          std::min(load<uint64_t>(value.bytes, idx),
-                   static_cast<uint64_t>(std::numeric_limits<int64_t>::max())));
-    default:
-      return load<int64_t>(value.bytes, idx);
-  }
-}
-
-[[noreturn]] void fail_type(const std::string& file,
-                            std::string_view key,
-                            const GgufValue& value,
-                            std::string_view expected) {
-  throw LoadError(file + ": metadata key " + quote(key) + " is of type " +
-                  (value.is_array ? "array of " : "") + std::string(gguf_type_name(value.type)) +
-                  ", expected " + std::string(expected));
-}
-
-int64_t checked_integer(const std::string& file,
-                        std::string_view key,
-                        const GgufValue& value,
-                        int64_t idx,
-                        IntRange range) {
-  const int64_t number = element_integer(value, idx);
-  if (number < range.min || number > range.max) {
-    throw LoadError(file + ": metadata key " + quote(key) + " is " + std::to_string(number) +
-                    ", expected " + std::to_string(range.min) + " to " + std::to_string(range.max));
-  }
-  return number;
-}
-
-[[noreturn]] void fail_missing(const std::string& file, std::string_view key) {
-  throw LoadError(file + ": metadata key " + quote(key) +
-                  " is missing, expected it in every such model");
-}
-
 }  // namespace
 
-std::string_view gguf_type_name(GgufType type) { return kTypes[static_cast<size_t>(type)].name; }
+// The steps of parse(), in file order.
+class GgufFile::Reader {
+ public:
+  Reader(GgufFile& file, std::span<const std::byte> bytes)
+      : file_(file), bytes_(bytes), cursor_(bytes, file.name_) {}
 
-const GgmlType* find_ggml_storage(int32_t id) {
-  for (const GgmlType& type : kStorage) {
-    if (type.id == id) return &type;
+  void read_metadata() {
+    file_.version_ = read_version(cursor_);
+    num_tensors_ = cursor_.read_count(kMinTensorBytes, "the tensor count");
+    const int64_t num_metadata = cursor_.read_count(kMinMetadataBytes, "the metadata count");
+    file_.metadata_.reserve(static_cast<size_t>(num_metadata));
+    for (int64_t i = 0; i < num_metadata; ++i) {
+      const std::string_view key = cursor_.read_string("metadata key " + std::to_string(i));
+      if (key.empty()) cursor_.fail("metadata key " + std::to_string(i) + " is empty");
+      const GgufValue value = read_value(cursor_, bytes_, "metadata key " + quote(key));
+      if (!file_.metadata_idx_.emplace(key, file_.metadata_.size()).second) {
+        cursor_.fail("metadata key " + quote(key) + " appears twice");
+      }
+      file_.metadata_.emplace_back(key, value);
+    }
+    file_.alignment_ =
+        file_.integer("general.alignment", {kMinAlignment, kMaxAlignment}).value_or(32);
+    if (!std::has_single_bit(static_cast<uint64_t>(file_.alignment_))) {
+      cursor_.fail("metadata key \"general.alignment\" is " + std::to_string(file_.alignment_) +
+                   ", expected a power of two");
+    }
   }
-  return nullptr;
-}
+
+  void read_tensors(Refusals& refusals) {
+    std::vector<TensorHeader> headers;
+    headers.reserve(static_cast<size_t>(num_tensors_));
+    bool placeable = refusals.attempt([&] {
+      for (int64_t i = 0; i < num_tensors_; ++i) headers.push_back(read_fields(cursor_, i));
+    });
+    std::map<int32_t, std::vector<const TensorHeader*>> unknown;  // by type id
+    for (size_t i = 0; i < headers.size(); ++i) {
+      TensorHeader& header = headers[i];
+      header.tensor.type = find_ggml_storage(header.type_id);
+      if (header.tensor.type == nullptr) unknown[header.type_id].push_back(&header);
+      placeable &= refusals.attempt([&] {
+        if (!file_.tensor_idx_.emplace(header.tensor.name, i).second) {
+          cursor_.fail(header.what + " appears twice");
+        }
+        if (header.tensor.type != nullptr) check_fields(cursor_, header);
+      });
+    }
+    for (const auto& [id, of_type] : unknown) {
+      placeable = false;
+      refusals.add(file_.name_ + ": " + of_type.front()->what + " is of " + describe_ggml_type(id) +
+                   (of_type.size() == 1
+                        ? ""
+                        : "; so are " + std::to_string(of_type.size() - 1) + " further tensors"));
+    }
+    if (placeable) {
+      refusals.attempt([&] {
+        check_offsets(cursor_, file_.alignment_, headers);
+        place_tensors(cursor_, bytes_, file_.alignment_, headers);
+      });
+    }
+    file_.tensors_.reserve(headers.size());
+    for (const TensorHeader& header : headers) file_.tensors_.push_back(header.tensor);
+  }
+
+ private:
+  GgufFile& file_;
+  std::span<const std::byte> bytes_;
+  Cursor cursor_;
+  int64_t num_tensors_ = 0;
+};
 
 GgufFile GgufFile::parse(std::span<const std::byte> bytes, std::string name) {
+  Refusals refusals = Refusals::thrown();
+  return parse(bytes, std::move(name), refusals);
+}
+
+GgufFile GgufFile::parse(std::span<const std::byte> bytes, std::string name, Refusals& refusals) {
   GgufFile file;
   file.name_ = std::move(name);
-  Cursor cursor(bytes, file.name_);
-  file.version_ = read_version(cursor);
-  const int64_t num_tensors = cursor.read_count(kMinTensorBytes, "the tensor count");
-  const int64_t num_metadata = cursor.read_count(kMinMetadataBytes, "the metadata count");
-
-  file.metadata_.reserve(static_cast<size_t>(num_metadata));
-  for (int64_t i = 0; i < num_metadata; ++i) {
-    const std::string_view key = cursor.read_string("metadata key " + std::to_string(i));
-    if (key.empty()) cursor.fail("metadata key " + std::to_string(i) + " is empty");
-    const GgufValue value = read_value(cursor, bytes, "metadata key " + quote(key));
-    if (!file.metadata_idx_.emplace(key, file.metadata_.size()).second) {
-      cursor.fail("metadata key " + quote(key) + " appears twice");
-    }
-    file.metadata_.emplace_back(key, value);
-  }
-  file.alignment_ = file.integer("general.alignment", {kMinAlignment, kMaxAlignment}).value_or(32);
-  if (!std::has_single_bit(static_cast<uint64_t>(file.alignment_))) {
-    cursor.fail("metadata key \"general.alignment\" is " + std::to_string(file.alignment_) +
-                ", expected a power of two");
-  }
-
-  std::vector<TensorHeader> headers;
-  headers.reserve(static_cast<size_t>(num_tensors));
-  for (int64_t i = 0; i < num_tensors; ++i) {
-    headers.push_back(read_tensor(cursor, i));
-    if (!file.tensor_idx_.emplace(headers.back().tensor.name, headers.size() - 1).second) {
-      cursor.fail("tensor " + quote(headers.back().tensor.name) + " appears twice");
-    }
-  }
-  place_tensors(cursor, bytes, file.alignment_, headers);
-  file.tensors_.reserve(headers.size());
-  for (const TensorHeader& header : headers) file.tensors_.push_back(header.tensor);
+  Reader reader(file, bytes);
+  if (refusals.attempt([&] { reader.read_metadata(); })) reader.read_tensors(refusals);
   return file;
-}
-
-const GgufValue* GgufFile::find(std::string_view key) const {
-  const auto it = metadata_idx_.find(key);
-  return it == metadata_idx_.end() ? nullptr : &metadata_[it->second].second;
-}
-
-const GgufTensor* GgufFile::find_tensor(std::string_view name) const {
-  const auto it = tensor_idx_.find(name);
-  return it == tensor_idx_.end() ? nullptr : &tensors_[it->second];
-}
-
-std::optional<int64_t> GgufFile::integer(std::string_view key, IntRange range) const {
-  const GgufValue* value = find(key);
-  if (value == nullptr) return std::nullopt;
-  if (value->is_array || !is_integer(value->type)) fail_type(name_, key, *value, "an integer");
-  return checked_integer(name_, key, *value, 0, range);
-}
-
-std::optional<double> GgufFile::number(std::string_view key) const {
-  const GgufValue* value = find(key);
-  if (value == nullptr) return std::nullopt;
-  double number = 0;
-  if (!value->is_array && value->type == GgufType::kF32) {
-    number = load<float>(value->bytes);
-  } else if (!value->is_array && value->type == GgufType::kF64) {
-    number = load<double>(value->bytes);
-  } else {
-    fail_type(name_, key, *value, "f32 or f64");
-  }
-  if (!std::isfinite(number))
-    throw LoadError(name_ + ": metadata key " + quote(key) + " is not a finite number");
-  return number;
-}
-
-std::optional<bool> GgufFile::boolean(std::string_view key) const {
-  const GgufValue* value = find(key);
-  if (value == nullptr) return std::nullopt;
-  if (value->is_array || value->type != GgufType::kBool) fail_type(name_, key, *value, "bool");
-  return load<uint8_t>(value->bytes) != 0;
-}
-
-std::optional<std::string_view> GgufFile::string(std::string_view key) const {
-  const GgufValue* value = find(key);
-  if (value == nullptr) return std::nullopt;
-  if (value->is_array || value->type != GgufType::kString) fail_type(name_, key, *value, "string");
-  return std::string_view(reinterpret_cast<const char*>(value->bytes.data()) + 8,
-                          value->bytes.size() - 8);
-}
-
-std::optional<std::vector<int64_t>> GgufFile::integers(std::string_view key, IntRange range) const {
-  const GgufValue* value = find(key);
-  if (value == nullptr) return std::nullopt;
-  if (!is_integer(value->type)) fail_type(name_, key, *value, "integers");
-  std::vector<int64_t> numbers(static_cast<size_t>(value->count));
-  for (int64_t i = 0; i < value->count; ++i) {
-    numbers[static_cast<size_t>(i)] = checked_integer(name_, key, *value, i, range);
-  }
-  return numbers;
-}
-
-std::optional<std::vector<float>> GgufFile::numbers(std::string_view key) const {
-  const GgufValue* value = find(key);
-  if (value == nullptr) return std::nullopt;
-  if (!value->is_array || value->type != GgufType::kF32)
-    fail_type(name_, key, *value, "array of f32");
-  std::vector<float> numbers(static_cast<size_t>(value->count));
-  if (!numbers.empty()) std::memcpy(numbers.data(), value->bytes.data(), value->bytes.size());
-  return numbers;
-}
-
-std::optional<std::vector<std::string_view>> GgufFile::strings(std::string_view key) const {
-  const GgufValue* value = find(key);
-  if (value == nullptr) return std::nullopt;
-  if (!value->is_array || value->type != GgufType::kString)
-    fail_type(name_, key, *value, "array of string");
-  std::vector<std::string_view> texts;
-  texts.reserve(static_cast<size_t>(value->count));
-  Cursor cursor(value->bytes, name_);
-  for (int64_t i = 0; i < value->count; ++i) texts.push_back(cursor.read_string(key));
-  return texts;
-}
-
-int64_t GgufFile::required_integer(std::string_view key, IntRange range) const {
-  const std::optional<int64_t> value = integer(key, range);
-  if (!value) fail_missing(name_, key);
-  return *value;
-}
-
-double GgufFile::required_number(std::string_view key) const {
-  const std::optional<double> value = number(key);
-  if (!value) fail_missing(name_, key);
-  return *value;
-}
-
-std::string_view GgufFile::required_string(std::string_view key) const {
-  const std::optional<std::string_view> value = string(key);
-  if (!value) fail_missing(name_, key);
-  return *value;
 }
 
 }  // namespace headwater

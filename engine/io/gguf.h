@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "engine/io/int_range.h"
+#include "engine/io/refusals.h"
 
 namespace headwater {
 
@@ -50,12 +51,15 @@ struct GgmlType {
   int32_t block_bytes;
 };
 const GgmlType* find_ggml_storage(int32_t id);  // nullptr: unknown or removed from the format
+// "type Q5_0 (id 6)"; also for what find_ggml_storage does not know.
+std::string describe_ggml_type(int32_t id);
 
 struct GgufTensor {
   std::string_view name;
   const GgmlType* type = nullptr;
   int num_dims = 0;
   std::array<int64_t, 4> ne{1, 1, 1, 1};  // fastest first, as stored
+  int64_t num_bytes = 0;                  // of data
   std::span<const std::byte> data;
 };
 
@@ -63,6 +67,9 @@ class GgufFile {
  public:
   // name is for messages. Throws LoadError: one sentence with name, field, expected, got.
   static GgufFile parse(std::span<const std::byte> bytes, std::string name);
+  // The same; where refusals collects, reads on behind what is wrong. Then a tensor may have no
+  // type (an id that is not known), no num_bytes or no data.
+  static GgufFile parse(std::span<const std::byte> bytes, std::string name, Refusals& refusals);
 
   const std::string& name() const { return name_; }
   uint32_t version() const { return version_; }
@@ -90,6 +97,7 @@ class GgufFile {
   std::string_view required_string(std::string_view key) const;
 
  private:
+  class Reader;
   std::string name_;
   uint32_t version_ = 0;
   int64_t alignment_ = 32;

@@ -102,6 +102,7 @@ Placed read_tensor(const std::string& file, const std::string& name, const Json&
                     " bytes, expected " + std::to_string((total_bits + 7) / 8) +
                     " by its shape and dtype " + tensor.dtype);
   }
+  tensor.num_bytes = placed.end - placed.begin;
   return placed;
 }
 
@@ -117,8 +118,8 @@ std::map<std::string, std::string> read_metadata(const std::string& file, const 
   return metadata;
 }
 
-// Sorted by begin, the ranges must cover the data buffer: no hole, no overlap, nothing after.
-void check_cover(const std::string& file, const std::vector<Placed>& placed, int64_t data_bytes) {
+// Sorted by begin, the ranges must cover the data buffer: no hole, no overlap.
+void check_cover(const std::string& file, const std::vector<Placed>& placed) {
   int64_t end = 0;
   for (const Placed& part : placed) {
     if (part.begin != end) {
@@ -128,67 +129,98 @@ void check_cover(const std::string& file, const std::vector<Placed>& placed, int
     }
     end = part.end;
   }
-  if (end > data_bytes) {
+}
+
+// Gives each tensor its data; throws, after that, when the data buffer is shorter or longer.
+void place_tensors(const std::string& file,
+                   std::span<const std::byte> data,
+                   std::vector<Placed>& placed) {
+  const auto size = static_cast<int64_t>(data.size());
+  const int64_t end = placed.empty() ? 0 : placed.back().end;
+  for (Placed& part : placed) {
+    if (part.end > size) continue;
+    part.tensor.data =
+        data.subspan(static_cast<size_t>(part.begin), static_cast<size_t>(part.end - part.begin));
+  }
+  if (end > size) {
     throw LoadError(file + ": the tensors need " + std::to_string(end) +
-                    " data bytes but the file has " + std::to_string(data_bytes) + ": " +
-                    std::to_string(end - data_bytes) +
+                    " data bytes but the file has " + std::to_string(size) + ": " +
+                    std::to_string(end - size) +
                     " bytes are missing (the file is truncated; download it again)");
   }
-  if (end < data_bytes) {
-    throw LoadError(file + ": " + std::to_string(data_bytes - end) +
+  if (end < size) {
+    throw LoadError(file + ": " + std::to_string(size - end) +
                     " bytes follow the last tensor, expected none");
   }
 }
 
-}  // namespace
-
-SafetensorsFile SafetensorsFile::parse(std::span<const std::byte> bytes, std::string name) {
-  SafetensorsFile file;
-  file.name_ = std::move(name);
+// The JSON text between the length and the data.
+std::string_view read_header(const std::string& file, std::span<const std::byte> bytes) {
   if (bytes.size() < 8) {
-    throw LoadError(file.name_ + ": has " + std::to_string(bytes.size()) +
+    throw LoadError(file + ": has " + std::to_string(bytes.size()) +
                     " bytes, expected at least 8 (the file is truncated or not safetensors)");
   }
   uint64_t header_bytes = 0;
   std::memcpy(&header_bytes, bytes.data(), sizeof(header_bytes));
   if (header_bytes > static_cast<uint64_t>(kMaxHeaderBytes)) {
-    throw LoadError(file.name_ + ": the header length is " + std::to_string(header_bytes) +
+    throw LoadError(file + ": the header length is " + std::to_string(header_bytes) +
                     ", expected at most " + std::to_string(kMaxHeaderBytes) +
                     " (the file is corrupt or not safetensors)");
   }
   if (header_bytes > bytes.size() - 8) {
-    throw LoadError(file.name_ + ": the header needs " + std::to_string(header_bytes) +
+    throw LoadError(file + ": the header needs " + std::to_string(header_bytes) +
                     " bytes but the file ends " + std::to_string(bytes.size() - 8) +
                     " bytes later: " + std::to_string(header_bytes - (bytes.size() - 8)) +
                     " bytes are missing (the file is truncated)");
   }
   const std::string_view header(reinterpret_cast<const char*>(bytes.data()) + 8, header_bytes);
-  if (!header.starts_with('{'))
-    throw LoadError(file.name_ + ": the header does not begin with '{'");
-  const Json root = parse_json(header, file.name_, kHeaderLimits);
+  if (!header.starts_with('{')) throw LoadError(file + ": the header does not begin with '{'");
+  return header;
+}
 
+}  // namespace
+
+SafetensorsFile SafetensorsFile::parse(std::span<const std::byte> bytes, std::string name) {
+  Refusals refusals = Refusals::thrown();
+  return parse(bytes, std::move(name), refusals);
+}
+
+SafetensorsFile SafetensorsFile::parse(std::span<const std::byte> bytes,
+                                       std::string name,
+                                       Refusals& refusals) {
+  SafetensorsFile file;
+  file.name_ = std::move(name);
+  refusals.attempt([&] { file.read(bytes, refusals); });
+  for (size_t i = 0; i < file.tensors_.size(); ++i) file.idx_.emplace(file.tensors_[i].name, i);
+  return file;
+}
+
+void SafetensorsFile::read(std::span<const std::byte> bytes, Refusals& refusals) {
+  const std::string_view header = read_header(name_, bytes);
+  const Json root = parse_json(header, name_, kHeaderLimits);
   std::vector<Placed> placed;
+  bool placeable = true;
   for (const auto& [key, entry] : root.items()) {
-    if (key == "__metadata__") {
-      file.metadata_ = read_metadata(file.name_, entry);
-    } else {
-      placed.push_back(read_tensor(file.name_, key, entry));
-    }
+    const auto read_entry = [&, &key = key, &entry = entry] {
+      if (key == "__metadata__") {
+        metadata_ = read_metadata(name_, entry);
+      } else {
+        placed.push_back(read_tensor(name_, key, entry));
+      }
+    };
+    placeable &= refusals.attempt(read_entry);
   }
   std::sort(placed.begin(), placed.end(), [](const Placed& a, const Placed& b) {
     return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
   });
-  const std::span<const std::byte> data = bytes.subspan(8 + header_bytes);
-  check_cover(file.name_, placed, static_cast<int64_t>(data.size()));
-
-  file.tensors_.reserve(placed.size());
-  for (Placed& part : placed) {
-    part.tensor.data =
-        data.subspan(static_cast<size_t>(part.begin), static_cast<size_t>(part.end - part.begin));
-    file.tensors_.push_back(std::move(part.tensor));
+  if (placeable) {
+    refusals.attempt([&] {
+      check_cover(name_, placed);
+      place_tensors(name_, bytes.subspan(8 + header.size()), placed);
+    });
   }
-  for (size_t i = 0; i < file.tensors_.size(); ++i) file.idx_.emplace(file.tensors_[i].name, i);
-  return file;
+  tensors_.reserve(placed.size());
+  for (Placed& part : placed) tensors_.push_back(std::move(part.tensor));
 }
 
 const SafetensorsTensor* SafetensorsFile::find(std::string_view tensor) const {

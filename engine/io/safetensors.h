@@ -11,12 +11,15 @@
 #include <unordered_map>
 #include <vector>
 
+#include "engine/io/refusals.h"
+
 namespace headwater {
 
 struct SafetensorsTensor {
   std::string name;
   std::string dtype;           // as stored: "BF16"
   std::vector<int64_t> shape;  // slowest first; empty: a scalar
+  int64_t num_bytes = 0;       // of data
   std::span<const std::byte> data;
 };
 
@@ -24,6 +27,11 @@ class SafetensorsFile {
  public:
   // name is for messages. Throws LoadError: one sentence with name, field, expected, got.
   static SafetensorsFile parse(std::span<const std::byte> bytes, std::string name);
+  // The same; where refusals collects, reads on behind what is wrong. Then a tensor whose entry is
+  // wrong is left out, and one whose bytes are not all there has no data.
+  static SafetensorsFile parse(std::span<const std::byte> bytes,
+                               std::string name,
+                               Refusals& refusals);
 
   const std::string& name() const { return name_; }
   const std::vector<SafetensorsTensor>& tensors() const { return tensors_; }  // in data order
@@ -31,6 +39,8 @@ class SafetensorsFile {
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
  private:
+  void read(std::span<const std::byte> bytes, Refusals& refusals);
+
   std::string name_;
   std::vector<SafetensorsTensor> tensors_;
   std::unordered_map<std::string_view, size_t> idx_;

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <optional>
 #include <set>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -21,6 +23,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
+bool is_there(const fs::path& path) {  // false also where it may not be looked at
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
 std::string_view text_of(const MappedFile& file) {
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
 }
@@ -32,40 +39,64 @@ JsonObject read_object(const fs::path& path) {
 
 // nullopt: the folder has no such file.
 std::optional<JsonObject> read_optional_object(const fs::path& path) {
-  if (!fs::exists(path)) return std::nullopt;
+  if (!is_there(path)) return std::nullopt;
   return read_object(path);
 }
+
+constexpr size_t kMaxShards = 4096;
 
 void add_sharded(const fs::path& folder,
                  const fs::path& index_path,
                  TensorSet& tensors,
-                 std::vector<MappedFile>& files) {
+                 std::vector<MappedFile>& files,
+                 Refusals& refusals) {
   const MappedFile index_file(index_path.string());
   const std::map<std::string, std::string> index =
       parse_safetensors_index(text_of(index_file), index_path.string());
   std::set<std::string> shards;
   for (const auto& [tensor, shard] : index) shards.insert(shard);
+  if (shards.size() > kMaxShards) {
+    throw LoadError(index_path.string() + ": names " + std::to_string(shards.size()) +
+                    " files, expected at most " + std::to_string(kMaxShards));
+  }
+  std::string missing;
+  std::set<std::string> unread;
   for (const std::string& shard : shards) {
-    files.emplace_back((folder / shard).string());
-    tensors.add(SafetensorsFile::parse(files.back().bytes(), files.back().path()));
+    if (is_there(folder / shard)) continue;
+    missing += (missing.empty() ? "" : ", ") + quote(shard);
+    unread.insert(shard);
+  }
+  if (!missing.empty()) {
+    refusals.add(index_path.string() + ": names " + std::to_string(shards.size()) +
+                 " files; not in the folder: " + missing);
+  }
+  for (const std::string& shard : shards) {
+    if (unread.contains(shard)) continue;
+    const bool read = refusals.attempt([&] {
+      files.emplace_back((folder / shard).string());
+      tensors.add(SafetensorsFile::parse(files.back().bytes(), files.back().path(), refusals));
+    });
+    if (!read) unread.insert(shard);
   }
   for (const auto& [tensor, shard] : index) {
     const StoredTensor* stored = tensors.find(tensor);
-    if (stored == nullptr || stored->file != (folder / shard).string()) {
-      throw LoadError(index_path.string() + ": tensor " + quote(tensor) + " is not in file " +
-                      quote(shard) + ", expected it there");
+    if (unread.contains(shard) ||
+        (stored != nullptr && stored->file == (folder / shard).string())) {
+      continue;
     }
+    throw LoadError(index_path.string() + ": tensor " + quote(tensor) + " is not in file " +
+                    quote(shard) + ", expected it there");
   }
 }
 
 Vocabulary read_vocabulary(const fs::path& folder) {
   const fs::path path = folder / "tokenizer.json";
-  if (!fs::exists(path)) {
+  if (!is_there(path)) {
     throw LoadError(folder.string() + ": has no tokenizer; expected tokenizer.json");
   }
   const MappedFile tokenizer(path.string());
   const fs::path config_path = folder / "tokenizer_config.json";
-  if (!fs::exists(config_path)) return load_tokenizer_json(text_of(tokenizer), "", path.string());
+  if (!is_there(config_path)) return load_tokenizer_json(text_of(tokenizer), "", path.string());
   const MappedFile config(config_path.string());
   return load_tokenizer_json(text_of(tokenizer), text_of(config), path.string());
 }
@@ -83,7 +114,7 @@ std::string read_chat_template(const fs::path& folder) {
   constexpr int64_t kMaxBytes = 1 << 20;
   const fs::path file_path = folder / "chat_template.jinja";
   std::string text;
-  if (fs::exists(file_path)) {
+  if (is_there(file_path)) {
     text = text_of(MappedFile(file_path.string()));
   } else if (const auto config = read_optional_object(folder / "tokenizer_config.json")) {
     text = config_template(*config);
@@ -118,18 +149,31 @@ std::vector<int32_t> read_eos(const fs::path& folder,
   return ids;
 }
 
+void read_vocabulary(const fs::path& folder, LoadedModel& model) {
+  model.vocabulary = read_vocabulary(folder);
+  const int32_t rows = model.spec.vocab_size;  // 0: the architecture was refused
+  if (rows > 0 && std::ssize(model.vocabulary.tokens) > rows) {
+    throw LoadError(model.vocabulary.source + ": has " +
+                    std::to_string(model.vocabulary.tokens.size()) +
+                    " tokens, expected at most the " + std::to_string(rows) +
+                    " of \"vocab_size\" in config.json");
+  }
+}
+
 }  // namespace
 
-TensorSet open_hf_tensors(const std::string& folder_path, std::vector<MappedFile>& files) {
+TensorSet open_hf_tensors(const std::string& folder_path,
+                          std::vector<MappedFile>& files,
+                          Refusals& refusals) {
   const fs::path folder(folder_path);
   const fs::path index = folder / "model.safetensors.index.json";
   const fs::path single = folder / "model.safetensors";
   TensorSet tensors;
-  if (fs::exists(index)) {
-    add_sharded(folder, index, tensors, files);
-  } else if (fs::exists(single)) {
+  if (is_there(index)) {
+    refusals.attempt([&] { add_sharded(folder, index, tensors, files, refusals); });
+  } else if (is_there(single)) {
     files.emplace_back(single.string());
-    tensors.add(SafetensorsFile::parse(files.back().bytes(), single.string()));
+    tensors.add(SafetensorsFile::parse(files.back().bytes(), single.string(), refusals));
   } else {
     throw LoadError(folder_path +
                     ": has no weights; expected model.safetensors or model.safetensors.index.json");
@@ -137,32 +181,36 @@ TensorSet open_hf_tensors(const std::string& folder_path, std::vector<MappedFile
   return tensors;
 }
 
-std::unique_ptr<LoadedModel> load_hf_model(const std::string& folder_path) {
+std::unique_ptr<LoadedModel> load_hf_model(const std::string& folder_path, Refusals& refusals) {
   const fs::path folder(folder_path);
   auto model = std::make_unique<LoadedModel>();
   model->path = folder_path;
-  const fs::path config_path = folder / "config.json";
-  if (!fs::exists(config_path)) {
-    throw LoadError(folder_path + ": has no config.json; expected a Hugging Face model folder");
-  }
-  const JsonObject config = read_object(config_path);
-  const Arch& arch = find_hf_arch(config.string("model_type"), config.name());
-  ArchReading reading = arch.from_config(config);
-  model->spec = std::move(reading.spec);
-
-  const TensorSet tensors = open_hf_tensors(folder_path, model->files);
-  map_weights(tensors, arch.hf_tensors, reading.attention_bias, *model);
-
   model->name = fs::canonical(folder).filename().string();
-  model->vocabulary = read_vocabulary(folder);
-  if (std::ssize(model->vocabulary.tokens) > model->spec.vocab_size) {
-    throw LoadError(model->vocabulary.source + ": has " +
-                    std::to_string(model->vocabulary.tokens.size()) +
-                    " tokens, expected at most the " + std::to_string(model->spec.vocab_size) +
-                    " of \"vocab_size\" in config.json");
-  }
-  model->chat_template = read_chat_template(folder);
-  model->eos_token_ids = read_eos(folder, config, model->vocabulary, model->spec.vocab_size);
+  refusals.attempt([&] {
+    const fs::path config_path = folder / "config.json";
+    if (!is_there(config_path)) {
+      throw LoadError(folder_path + ": has no config.json; expected a Hugging Face model folder");
+    }
+    const JsonObject config = read_object(config_path);
+    TensorSet tensors;
+    const bool has_tensors =
+        refusals.attempt([&] { tensors = open_hf_tensors(folder_path, model->files, refusals); });
+    refusals.attempt([&] {
+      const Arch& arch = find_hf_arch(config.string("model_type"), config.name());
+      ArchReading reading = arch.from_config(config);
+      model->spec = std::move(reading.spec);
+      if (has_tensors) {
+        map_weights(tensors, arch.hf_tensors, reading.attention_bias, *model, refusals);
+      }
+    });
+    refusals.attempt([&] { read_vocabulary(folder, *model); });
+    refusals.attempt([&] { model->chat_template = read_chat_template(folder); });
+    refusals.attempt([&] {
+      const int32_t rows = model->spec.vocab_size;  // 0: the architecture was refused
+      model->eos_token_ids = read_eos(
+          folder, config, model->vocabulary, rows > 0 ? rows : std::numeric_limits<int32_t>::max());
+    });
+  });
   return model;
 }
 

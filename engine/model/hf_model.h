@@ -6,14 +6,18 @@
 #include <string>
 #include <vector>
 
+#include "engine/io/refusals.h"
 #include "engine/model/loaded_model.h"
 #include "engine/model/tensor_set.h"
 
 namespace headwater {
 
-// Throws LoadError.
-std::unique_ptr<LoadedModel> load_hf_model(const std::string& folder);
-// The folder's tensors, from one file or from the shards of its index. Throws LoadError.
-TensorSet open_hf_tensors(const std::string& folder, std::vector<MappedFile>& files);
+// Where refusals collects, what could be read.
+std::unique_ptr<LoadedModel> load_hf_model(const std::string& folder, Refusals& refusals);
+// The folder's tensors, from one file or from the shards of its index. Refuses a shard that is
+// missing or cut and a tensor that is not where the index says, by name.
+TensorSet open_hf_tensors(const std::string& folder,
+                          std::vector<MappedFile>& files,
+                          Refusals& refusals);
 
 }  // namespace headwater

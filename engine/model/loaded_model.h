@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/io/mapped_file.h"
+#include "engine/io/refusals.h"
 #include "engine/model/model_spec.h"
 #include "engine/text/tokenizer.h"
 
@@ -32,5 +33,7 @@ struct LoadedModel {
 // A .gguf file, or a folder with config.json, *.safetensors and tokenizer.json. Throws LoadError:
 // one sentence that names the file, the field, what was expected and what was found.
 std::unique_ptr<LoadedModel> load_model(const std::string& path);
+// The same; where refusals collects, what could be read, which is not to be run.
+std::unique_ptr<LoadedModel> load_model(const std::string& path, Refusals& refusals);
 
 }  // namespace headwater

@@ -10,9 +10,10 @@
 namespace headwater {
 namespace {
 
+// Of a safetensors dtype: none of them has blocks.
 std::optional<QuantFormat> format_named(std::string_view name) {
   for (const QuantTraits& traits : quant_formats()) {
-    if (traits.name == name) return traits.format;
+    if (traits.block_elements == 1 && traits.name == name) return traits.format;
   }
   return std::nullopt;
 }
@@ -30,22 +31,34 @@ void TensorSet::add(StoredTensor tensor) {
 
 void TensorSet::add(const GgufFile& file) {
   for (const GgufTensor& tensor : file.tensors()) {
-    StoredTensor stored{
-        file.name(), std::string(tensor.name), std::string(tensor.type->name), {}, {}, tensor.data};
-    if (const QuantTraits* traits = find_ggml_type(tensor.type->id)) stored.format = traits->format;
+    StoredTensor stored;
+    stored.file = file.name();
+    stored.name = tensor.name;
+    stored.num_bytes = tensor.num_bytes;
+    stored.data = tensor.data;
     stored.shape.assign(tensor.ne.rend() - tensor.num_dims, tensor.ne.rend());
+    if (tensor.type != nullptr) {
+      stored.type = tensor.type->name;
+      stored.ggml_type = tensor.type->id;
+      if (const QuantTraits* traits = find_ggml_type(tensor.type->id)) {
+        stored.format = traits->format;
+      }
+    }
     add(std::move(stored));
   }
 }
 
 void TensorSet::add(const SafetensorsFile& file) {
   for (const SafetensorsTensor& tensor : file.tensors()) {
-    add({file.name(),
-         tensor.name,
-         tensor.dtype,
-         format_named(tensor.dtype),
-         tensor.shape,
-         tensor.data});
+    StoredTensor stored;
+    stored.file = file.name();
+    stored.name = tensor.name;
+    stored.type = tensor.dtype;
+    stored.format = format_named(tensor.dtype);
+    stored.shape = tensor.shape;
+    stored.num_bytes = tensor.num_bytes;
+    stored.data = tensor.data;
+    add(std::move(stored));
   }
 }
 
@@ -58,14 +71,25 @@ std::string describe(const StoredTensor& tensor) {
   return tensor.file + ": tensor " + quote(tensor.name);
 }
 
-QuantFormat supported_format(const StoredTensor& tensor) {
-  if (tensor.format) return *tensor.format;
+std::string unsupported_type(const StoredTensor& tensor, int64_t num_more) {
+  const bool is_gguf = tensor.ggml_type >= 0;
   std::string supported;
   for (const QuantTraits& traits : quant_formats()) {
+    if (!is_gguf && traits.block_elements > 1) continue;
     supported += (supported.empty() ? "" : ", ") + std::string(traits.name);
   }
-  throw LoadError(describe(tensor) + " is of type " + tensor.type +
-                  ", which is not supported; expected one of " + supported);
+  const std::string number = is_gguf ? " (id " + std::to_string(tensor.ggml_type) + ")" : "";
+  const std::string more =
+      num_more > 0 ? " (nor for " + std::to_string(num_more) + " further tensors)" : "";
+  return describe(tensor) + " is of type " + tensor.type + number + ", which is not supported" +
+         more + "; expected one of " + supported +
+         (is_gguf ? ": get the model as a Q4_K_M or Q8_0 file, or make one with llama-quantize"
+                  : ": get the model's BF16 weights, or a GGUF file of it");
+}
+
+QuantFormat supported_format(const StoredTensor& tensor) {
+  if (!tensor.format) throw LoadError(unsupported_type(tensor));
+  return *tensor.format;
 }
 
 std::vector<float> decode_tensor(const StoredTensor& tensor) {

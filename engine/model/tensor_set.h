@@ -19,9 +19,11 @@ namespace headwater {
 struct StoredTensor {
   std::string file;  // for messages
   std::string name;
-  std::string type;                   // as the file spells it: "Q5_K", "F8_E4M3"
+  std::string type;        // as the file spells it: "Q5_K", "F8_E4M3"; "": the file refused it
+  int32_t ggml_type = -1;  // its id in a GGUF file
   std::optional<QuantFormat> format;  // nullopt: a type that is not computed with
   std::vector<int64_t> shape;         // slowest first: a matrix is [outputs, inputs]
+  int64_t num_bytes = 0;              // of data
   std::span<const std::byte> data;    // view into the mapped file
 };
 
@@ -43,7 +45,10 @@ class TensorSet {
 std::string describe(const StoredTensor& tensor);
 // The elements as F32. Throws LoadError when the type is not supported.
 std::vector<float> decode_tensor(const StoredTensor& tensor);
-// The tensor's format; throws LoadError naming the type and the supported ones.
+// The tensor's format; throws the LoadError of unsupported_type().
 QuantFormat supported_format(const StoredTensor& tensor);
+// The sentence that refuses a tensor's type: its name and id, the supported ones, where to get a
+// file of these. num_more: further tensors of that type.
+std::string unsupported_type(const StoredTensor& tensor, int64_t num_more = 0);
 
 }  // namespace headwater

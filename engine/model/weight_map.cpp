@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <set>
 #include <string>
 #include <utility>
@@ -40,12 +41,13 @@ std::string list_text(const std::vector<std::string>& names) {
 
 class Mapper {
  public:
-  Mapper(const TensorSet& tensors, LoadedModel& model) : tensors_(tensors), model_(model) {}
+  Mapper(const TensorSet& tensors, LoadedModel& model, Refusals& refusals)
+      : tensors_(tensors), model_(model), refusals_(refusals) {}
 
   WeightView matrix(const std::string& stem, int64_t rows, int64_t cols) {
     const StoredTensor* tensor = take(stem + ".weight", {rows, cols}, Presence::kRequired);
     if (tensor == nullptr) return {};
-    const WeightView view{supported_format(*tensor), rows, cols, tensor->data.data()};
+    const WeightView view{*tensor->format, rows, cols, tensor->data.data()};
     format_bytes_[static_cast<size_t>(view.format)] += view.bytes();
     return view;
   }
@@ -57,10 +59,13 @@ class Mapper {
   }
 
   void check_complete(const TensorNames& names) const {
+    for (const auto& [type, uses] : unsupported_) {
+      refusals_.add(unsupported_type(*uses.front(), std::ssize(uses) - 1));
+    }
     if (!missing_.empty()) {
-      throw LoadError(model_.path + ": architecture " + model_.spec.architecture + " needs " +
-                      std::to_string(missing_.size()) +
-                      " tensors that are missing: " + list_text(missing_));
+      refusals_.add(model_.path + ": architecture " + model_.spec.architecture + " needs " +
+                    std::to_string(missing_.size()) +
+                    " tensors that are missing: " + list_text(missing_));
     }
     std::vector<std::string> unused;
     for (const auto& [name, tensor] : tensors_.tensors()) {
@@ -71,9 +76,9 @@ class Mapper {
       }
     }
     if (!unused.empty()) {
-      throw LoadError(model_.path + ": " + std::to_string(unused.size()) +
-                      " tensors have no place in architecture " + model_.spec.architecture +
-                      ", so the model would not be computed as trained: " + list_text(unused));
+      refusals_.add(model_.path + ": " + std::to_string(unused.size()) +
+                    " tensors have no place in architecture " + model_.spec.architecture +
+                    ", so the model would not be computed as trained: " + list_text(unused));
     }
   }
 
@@ -99,15 +104,20 @@ class Mapper {
       if (presence == Presence::kRequired) missing_.push_back(name);
       return nullptr;
     }
-    if (tensor->shape != shape) {
-      throw LoadError(describe(*tensor) + " has shape " + shape_text(tensor->shape) +
-                      ", expected " + shape_text(shape) + " by the model's configuration");
-    }
     used_.insert(name);
+    if (tensor->shape != shape) {
+      refusals_.add(describe(*tensor) + " has shape " + shape_text(tensor->shape) + ", expected " +
+                    shape_text(shape) + " by the model's configuration");
+      return nullptr;
+    }
+    if (!tensor->format) {
+      if (!tensor->type.empty()) unsupported_[tensor->type].push_back(tensor);
+      return nullptr;
+    }
     int64_t elements = 1;
     for (const int64_t size : shape) elements *= size;
     model_.num_parameters += elements;
-    model_.weight_bytes += static_cast<int64_t>(tensor->data.size());
+    model_.weight_bytes += tensor->num_bytes;
     return tensor;
   }
 
@@ -120,6 +130,8 @@ class Mapper {
 
   const TensorSet& tensors_;
   LoadedModel& model_;
+  Refusals& refusals_;
+  std::map<std::string, std::vector<const StoredTensor*>> unsupported_;  // by type
   std::set<std::string, std::less<>> used_;
   std::vector<std::string> missing_;
   std::array<int64_t, 16> format_bytes_{};  // by QuantFormat
@@ -130,10 +142,11 @@ class Mapper {
 void map_weights(const TensorSet& tensors,
                  const TensorNames& names,
                  Presence attention_bias,
-                 LoadedModel& model) {
+                 LoadedModel& model,
+                 Refusals& refusals) {
   const ModelSpec& spec = model.spec;
   ModelWeights& weights = model.weights;
-  Mapper mapper(tensors, model);
+  Mapper mapper(tensors, model, refusals);
   weights.token_embedding =
       mapper.matrix(std::string(names.token_embedding), spec.vocab_size, spec.hidden_dim);
   weights.output_norm = mapper.norm(std::string(names.output_norm), spec.hidden_dim);

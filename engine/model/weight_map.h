@@ -4,6 +4,7 @@
 #include <span>
 #include <string_view>
 
+#include "engine/io/refusals.h"
 #include "engine/model/loaded_model.h"
 #include "engine/model/tensor_set.h"
 
@@ -19,11 +20,12 @@ struct TensorNames {
 
 enum class Presence : uint8_t { kAbsent, kOptional, kRequired };
 
-// Fills weights, owned, num_parameters, weight_bytes and weight_format from model.spec. Throws
-// LoadError: a tensor missing, left over, of an unsupported type or of another shape, by name.
+// Fills weights, owned, num_parameters, weight_bytes and weight_format from model.spec. Refuses, by
+// name: a tensor missing, left over, of an unsupported type or of another shape.
 void map_weights(const TensorSet& tensors,
                  const TensorNames& names,
                  Presence attention_bias,
-                 LoadedModel& model);
+                 LoadedModel& model,
+                 Refusals& refusals);
 
 }  // namespace headwater

@@ -1,7 +1,10 @@
-// Any bytes as a GGUF file: parse, then touch everything the index points to.
+// Any bytes as a GGUF file, read as a server and as inspect does: parse, then touch everything the
+// index points to.
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "engine/io/gguf.h"
 #include "engine/model/arch/arch_table.h"
@@ -44,7 +47,7 @@ void read_everything(const GgufFile& file) {
   static_cast<void>(result);
 }
 
-void read_model(const GgufFile& file) {
+void read_model(const GgufFile& file, Refusals& refusals) {
   attempt([&] { read_gguf_eos(file, read_gguf_vocabulary(file)); });
   attempt([&] {
     TensorSet tensors;
@@ -53,18 +56,24 @@ void read_model(const GgufFile& file) {
     ArchReading reading = arch.from_gguf(file, tensors);
     LoadedModel model;
     model.spec = reading.spec;
-    map_weights(tensors, arch.gguf_tensors, reading.attention_bias, model);
+    map_weights(tensors, arch.gguf_tensors, reading.attention_bias, model, refusals);
   });
+}
+
+// What a server reads, and what inspect reads on behind the first refusal.
+void read(std::span<const std::byte> bytes, Refusals refusals) {
+  const GgufFile file = GgufFile::parse(bytes, "fuzz.gguf", refusals);
+  read_everything(file);
+  read_model(file, refusals);
 }
 
 }  // namespace
 }  // namespace headwater
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  headwater::attempt([&] {
-    const auto file = headwater::GgufFile::parse(std::as_bytes(std::span(data, size)), "fuzz.gguf");
-    headwater::read_everything(file);
-    headwater::read_model(file);
-  });
+  const auto bytes = std::as_bytes(std::span(data, size));
+  headwater::attempt([&] { headwater::read(bytes, headwater::Refusals::thrown()); });
+  std::vector<std::string> refused;
+  headwater::attempt([&] { headwater::read(bytes, headwater::Refusals::collected(refused)); });
   return 0;
 }

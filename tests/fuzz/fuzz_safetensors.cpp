@@ -2,7 +2,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "engine/io/json_object.h"
 #include "engine/io/safetensors.h"
@@ -21,8 +23,9 @@ void attempt(Call&& call) {
   }
 }
 
-void read_file(std::span<const std::byte> bytes) {
-  const SafetensorsFile file = SafetensorsFile::parse(bytes, "fuzz.safetensors");
+// What a server reads, or what inspect reads on behind the first refusal.
+void read_file(std::span<const std::byte> bytes, Refusals refusals) {
+  const SafetensorsFile file = SafetensorsFile::parse(bytes, "fuzz.safetensors", refusals);
   TensorSet tensors;
   tensors.add(file);
   for (const auto& [name, tensor] : tensors.tensors()) {
@@ -32,7 +35,7 @@ void read_file(std::span<const std::byte> bytes) {
 
 void read_config(std::string_view text) {
   const JsonObject config = JsonObject::parse(text, "config.json");
-  find_hf_arch("llama", "config.json").from_config(config);
+  for (const Arch& arch : arch_table()) attempt([&] { arch.from_config(config); });
 }
 
 }  // namespace
@@ -40,7 +43,10 @@ void read_config(std::string_view text) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
-  headwater::attempt([&] { headwater::read_file(std::as_bytes(std::span(data, size))); });
+  const auto bytes = std::as_bytes(std::span(data, size));
+  std::vector<std::string> refused;
+  headwater::attempt([&] { headwater::read_file(bytes, headwater::Refusals::thrown()); });
+  headwater::attempt([&] { headwater::read_file(bytes, headwater::Refusals::collected(refused)); });
   headwater::attempt([&] { headwater::parse_safetensors_index(text, "index.json"); });
   headwater::attempt([&] { headwater::read_config(text); });
   return 0;

@@ -63,4 +63,7 @@ class GgufWriter {
   std::string data_;
 };
 
+// The file as num_parts split files: the first has the metadata, all have a share of the tensors.
+std::vector<std::string> split_gguf(const std::string& bytes, int num_parts);
+
 }  // namespace headwater::testing

@@ -224,7 +224,7 @@ TEST_CASE("gguf: hostile files are refused with the reason", "[engine][unit]") {
       {"2^64 bytes", with_tensor("t", {1ll << 62}, kF32), "more bytes than"},
       {"2^63 - 2 bytes", with_tensor("t", {(1ll << 62) - 1}, 1), "beyond any possible file"},
       {"unknown type", with_tensor("t", {1}, 99), "type id 99"},
-      {"removed type", with_tensor("t", {32}, 4), "type id 4"},
+      {"removed type", with_tensor("t", {32}, 4), "type Q4_2 (id 4), which was removed"},
       {"part of a block",
        with_tensor("t", {33}, kQ8_0),
        "rows of 33 elements, expected a multiple of 32"},

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <filesystem>
 #include <functional>
-#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -128,8 +127,7 @@ struct Edit {
   std::string drop_tensor;
 };
 
-std::string edited(const Edit& edit, const TinyModelOptions& options = {}) {
-  const std::string bytes = testing::tiny_gguf(options);
+std::string edited(const Edit& edit, const std::string& bytes = testing::tiny_gguf()) {
   const GgufFile file = GgufFile::parse(as_bytes(bytes), "tiny");
   GgufWriter out;
   for (const auto& [key, value] : file.metadata()) {
@@ -264,9 +262,10 @@ TEST_CASE("load_model: what cannot be computed is refused by name", "[engine][un
       {"type of a key",
        replace_string("llama.context_length", "long"),
        "\"llama.context_length\" is of type string"},
-      {"Q5_0 tensor",
-       replace_tensor(down, {128, 64}, 6, 64 * 4 * 22),
-       "\"blk.1.ffn_down.weight\" is of type Q5_0, which is not supported; expected one of F32"},
+      {"MXFP4 tensor",
+       replace_tensor(down, {128, 64}, 39, 64 * 4 * 17),
+       "\"blk.1.ffn_down.weight\" is of type MXFP4 (id 39), which is not supported; expected one "
+       "of F32, F16"},
       {"missing tensor", {"", {}, down}, "missing: \"blk.1.ffn_down.weight\""},
       {"shape",
        replace_tensor(down, {64, 128}, 0, 64 * 128 * 4),
@@ -326,58 +325,49 @@ TEST_CASE("load_model: RoPE scaling of GGUF keys", "[engine][unit]") {
         }) == make_rope(RopePairing::kAdjacent, 32, 10000, {}));
 }
 
-// Two files: the metadata and the first tensors, and the rest.
-std::pair<std::string, std::string> split_in_two(uint16_t second_no, int32_t num_tensors) {
-  const std::string bytes = testing::tiny_gguf();
-  const GgufFile file = GgufFile::parse(as_bytes(bytes), "tiny");
-  std::set<std::string_view> moved;
-  for (const GgufTensor& tensor : file.tensors()) {
-    if (tensor.name.starts_with("blk.1.")) moved.insert(tensor.name);
-  }
-  GgufWriter first;
-  GgufWriter second;
-  for (const auto& [key, value] : file.metadata()) {
-    const std::string data(reinterpret_cast<const char*>(value.bytes.data()), value.bytes.size());
-    const std::string array =
-        le_bytes(static_cast<int32_t>(value.type)) + le_bytes(static_cast<uint64_t>(value.count));
-    first.add_raw(
-        key, value.is_array ? GgufType::kArray : value.type, value.is_array ? array + data : data);
-  }
-  for (GgufWriter* part : {&first, &second}) {
-    part->add_raw("split.no", GgufType::kU16, le_bytes<uint16_t>(part == &first ? 0 : second_no));
-    part->add_raw("split.count", GgufType::kU16, le_bytes<uint16_t>(2));
-    part->add_raw("split.tensors.count", GgufType::kI32, le_bytes(num_tensors));
-  }
-  for (const GgufTensor& tensor : file.tensors()) {
-    GgufWriter& part = moved.contains(tensor.name) ? second : first;
-    part.add_tensor(tensor.name,
-                    std::span(tensor.ne).first(static_cast<size_t>(tensor.num_dims)),
-                    tensor.type->id,
-                    {reinterpret_cast<const char*>(tensor.data.data()), tensor.data.size()});
-  }
-  return {first.bytes(), second.bytes()};
+// The bytes with the value of a key of the given type changed where it stands.
+template <typename T>
+std::string with_value(std::string bytes, const std::string& key, T value) {
+  const size_t at = bytes.find(testing::gguf_string(key));
+  REQUIRE(at != std::string::npos);
+  return bytes.replace(at + 8 + key.size() + 4, sizeof(T), le_bytes(value));
 }
 
 TEST_CASE("load_model: a split GGUF", "[engine][unit]") {
-  constexpr int32_t kNumTensors = 3 + 2 * 9;
   const TempFolder folder;
-  const auto [first, second] = split_in_two(1, kNumTensors);
-  const std::string path = folder.add("m-00001-of-00002.gguf", first);
-  CHECK_THAT(load_error([&] { load_model(path); }),
-             Contains("m-00002-of-00002.gguf: cannot be opened"));
-  const std::string second_path = folder.add("m-00002-of-00002.gguf", second);
+  const std::vector<std::string> parts = testing::split_gguf(testing::tiny_gguf(), 3);
+  const auto name = [](int i) { return "m-0000" + std::to_string(i) + "-of-00003.gguf"; };
+  const std::string path = folder.add(name(1), parts[0]);
+  const auto refused = [&] { return load_error([&] { load_model(path); }); };
+  CHECK_THAT(
+      refused(),
+      Contains("is split in 3 files; not in its folder: \"" + name(2) + "\", \"" + name(3) + "\""));
+  folder.add(name(2), parts[1]);
+  CHECK_THAT(refused(), Contains("not in its folder: \"" + name(3) + "\""));
+  folder.add(name(3), parts[2]);
   const auto model = load_model(path);
   const auto whole = testing::make_tiny_model();
-  CHECK(decode(model->weights.layers[1].down) == decode(whole->weights.layers[1].down));
-  CHECK(model->files.size() == 2);
+  for (size_t i = 0; i < 2; ++i)
+    CHECK(decode(model->weights.layers[i].down) == decode(whole->weights.layers[i].down));
+  CHECK(model->files.size() == 3);
 
-  folder.add("m-00002-of-00002.gguf", split_in_two(0, kNumTensors).second);
-  CHECK_THAT(load_error([&] { load_model(path); }),
-             Contains("says it is part 1, expected part 2 of 2"));
-  folder.add("m-00002-of-00002.gguf", second);
-  folder.add("m-00001-of-00002.gguf", split_in_two(1, 99).first);
-  CHECK_THAT(load_error([&] { load_model(path); }), Contains("hold 21 tensors, expected 99"));
-  const std::string renamed = folder.add("other.gguf", first);
+  folder.add(name(3), with_value<uint16_t>(parts[2], "split.no", 1));
+  CHECK_THAT(refused(), Contains(name(3) + ": says it is part 2 of 3, expected part 3 of 3"));
+  folder.add(name(3), with_value<uint16_t>(parts[2], "split.count", 4));
+  CHECK_THAT(refused(), Contains(name(3) + ": says it is part 3 of 4, expected part 3 of 3"));
+  folder.add(name(3), parts[1]);
+  CHECK_THAT(refused(), Contains(name(3) + ": says it is part 2 of 3"));
+  folder.add(name(3), with_value<uint16_t>(parts[1], "split.no", 2));
+  CHECK_THAT(refused(), Contains(name(3) + ": tensor") && Contains("is also in"));
+  folder.add(name(3), parts[2].substr(0, parts[2].size() - 77));
+  CHECK_THAT(refused(), Contains(name(3)) && Contains("77 bytes are missing"));
+  folder.add(name(3), parts[2]);
+  folder.add(name(1), with_value<int32_t>(parts[0], "split.tensors.count", 99));
+  CHECK_THAT(refused(), Contains("hold 21 tensors, expected 99"));
+  folder.add(name(1), parts[0]);
+  CHECK_THAT(load_error([&] { load_model((folder.path() / name(2)).string()); }),
+             Contains("is part 2 of a model split in 3 files; give the first one"));
+  const std::string renamed = folder.add("other.gguf", parts[0]);
   CHECK_THAT(load_error([&] { load_model(renamed); }), Contains("give the first one"));
 }
 
@@ -510,24 +500,59 @@ TEST_CASE("hf_model: shards by their index", "[engine][unit]") {
   folder.add("model.safetensors.index.json",
              R"({"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors"}})");
   std::vector<MappedFile> files;
-  const TensorSet tensors = open_hf_tensors(folder.path().string(), files);
+  Refusals refusals = Refusals::thrown();
+  const TensorSet tensors = open_hf_tensors(folder.path().string(), files, refusals);
   CHECK(files.size() == 2);
   REQUIRE(tensors.find("b") != nullptr);
   CHECK(tensors.find("b")->format == QuantFormat::kBF16);
 
   const auto refused = [&] {
-    return load_error([&] { open_hf_tensors(folder.path().string(), files); });
+    return load_error([&] { open_hf_tensors(folder.path().string(), files, refusals); });
   };
   folder.add("model.safetensors.index.json",
              R"({"weight_map":{"a":"m-2.safetensors","b":"m-2.safetensors"}})");
   CHECK_THAT(refused(), Contains("tensor \"a\" is not in file \"m-2.safetensors\""));
   folder.add("model.safetensors.index.json",
              R"({"weight_map":{"a":"m-1.safetensors","b":"m-3.safetensors"}})");
-  CHECK_THAT(refused(), Contains("m-3.safetensors: cannot be opened"));
+  CHECK_THAT(refused(), Contains("names 2 files; not in the folder: \"m-3.safetensors\""));
   folder.add("m-2.safetensors", first.bytes());
   folder.add("model.safetensors.index.json",
              R"({"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors"}})");
   CHECK_THAT(refused(), Contains("tensor \"a\" is also in"));
+  const std::string cut = second.bytes();
+  folder.add("m-2.safetensors", cut.substr(0, cut.size() - 3));
+  CHECK_THAT(refused(), Contains("m-2.safetensors") && Contains("3 bytes are missing"));
+
+  // Every reason at once: one shard missing, one cut.
+  folder.add(
+      "model.safetensors.index.json",
+      R"({"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors","c":"m-3.safetensors"}})");
+  std::vector<std::string> reasons;
+  Refusals collected = Refusals::collected(reasons);
+  open_hf_tensors(folder.path().string(), files, collected);
+  REQUIRE(reasons.size() == 2);
+  CHECK_THAT(reasons[0], Contains("not in the folder: \"m-3.safetensors\""));
+  CHECK_THAT(reasons[1], Contains("3 bytes are missing"));
+}
+
+TEST_CASE("load_model: a refusal names every type that is not supported", "[engine][unit]") {
+  const auto zeros = [](GgufWriter& file, const char* name, int32_t type, size_t bytes) {
+    file.add_tensor(name, std::vector<int64_t>{128, 64}, type, std::string(bytes, '\0'));
+  };
+  Edit edit{"", {}, "blk.0.ffn_down.weight"};
+  edit.add = [&](GgufWriter& file) { zeros(file, "blk.0.ffn_down.weight", 39, 64 * 4 * 17); };
+  Edit again{"", {}, "blk.1.ffn_down.weight"};
+  again.add = [&](GgufWriter& file) { zeros(file, "blk.1.ffn_down.weight", 40, 64 * 2 * 36); };
+  const TempFolder folder;
+  const std::string path = folder.add("m.gguf", edited(again, edited(edit)));
+  std::vector<std::string> reasons;
+  Refusals refusals = Refusals::collected(reasons);
+  load_model(path, refusals);
+  REQUIRE(reasons.size() == 2);
+  CHECK_THAT(reasons[0],
+             Contains("\"blk.0.ffn_down.weight\" is of type MXFP4 (id 39)") &&
+                 Contains("F32, F16") && Contains("Q8_0 file"));
+  CHECK_THAT(reasons[1], Contains("\"blk.1.ffn_down.weight\" is of type NVFP4 (id 40)"));
 }
 
 // ---- real files

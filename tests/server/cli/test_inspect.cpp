@@ -65,9 +65,26 @@ TEST_CASE("inspect: a model that can be served, as JSON", "[cli][unit]") {
   // K and V of two bytes: 2 * 2 * 2 layers * 2 heads * 32
   CHECK(model["kv_bytes_per_token_f16"] == 512);
 
+  const Json& tokenizer = report["tokenizer"];
+  CHECK(tokenizer["kind"] == "bpe");
+  CHECK(tokenizer["pre"] == "gpt-2");
+  CHECK(tokenizer["tokens"] == testing::kTinyVocabSize);
+  CHECK(tokenizer["bos"] == testing::kTinyBos);
+  CHECK(tokenizer["round_trip"] == true);
+  CHECK(tokenizer["probe_ids"].size() > 10);
+  CHECK(tokenizer["eos_token_ids"] == Json::array({testing::kTinyEos, testing::kTinyImEnd}));
+  const Json& chat = report["chat_template"];
+  CHECK(chat["renders"] == true);
+  CHECK(chat["takes_system_message"] == true);
+  CHECK(chat["probe"] ==
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
+        "<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n");
+  CHECK(report["warnings"] == Json::array());
+
   int64_t num_tensors = 0, num_quantised = 0;
   for (const Json& type : report["types"]) {
     num_tensors += type["tensors"].get<int64_t>();
+    CHECK(type["supported"] == true);
     if (type["type"] == "Q8_0") num_quantised = type["tensors"];
   }
   CHECK(num_quantised == 7 * options.num_layers);
@@ -125,6 +142,68 @@ TEST_CASE("inspect: what would be refused is shown with the reason", "[cli][unit
   const Output empty = run((folder.path() / "empty").string(), false);
   CHECK(empty.code == 1);
   CHECK_THAT(empty.text, Contains("config.json"));
+}
+
+TEST_CASE("inspect: several reasons at once", "[cli][unit]") {
+  const testing::TempFolder folder;
+  testing::TinyModelOptions options;
+  options.format = QuantFormat::kQ4_0;
+  std::string bytes = testing::tiny_gguf(options);
+  // an unknown type id behind name, number of dimensions and two sizes
+  const std::string name = testing::gguf_string("blk.1.ffn_up.weight");
+  const size_t type_at = bytes.find(name) + name.size() + 4 + 2 * 8;
+  REQUIRE(bytes[type_at] == 2);
+  bytes[type_at] = 43;
+  bytes = with(bytes, testing::gguf_string("gpt-2"), testing::gguf_string("gpt-x"));
+  bytes = with(bytes, "{% endfor %}", "{% endfro %}");
+  const Output output = run(folder.add("three.gguf", bytes), true);
+  CHECK(output.code == 1);
+  const Json report = Json::parse(output.text);
+  const std::string refused = report["refused"].dump();
+  CHECK_THAT(refused, Contains("blk.1.ffn_up.weight") && Contains("type id 43"));
+  CHECK_THAT(refused, Contains("gpt-x"));
+  CHECK_THAT(refused, Contains("endfro"));
+  CHECK(report["model"]["layers"] == options.num_layers);
+  CHECK(report["refused"].size() == 3);
+  CHECK(report["tensors"].size() == 21);
+  CHECK_FALSE(report.contains("chat_template"));
+}
+
+TEST_CASE("inspect: the parts of a split model, one missing and one cut", "[cli][unit]") {
+  const testing::TempFolder folder;
+  const std::vector<std::string> parts = testing::split_gguf(testing::tiny_gguf(), 3);
+  const auto name = [](int i) { return "m-0000" + std::to_string(i) + "-of-00003.gguf"; };
+  const std::string path = folder.add(name(1), parts[0]);
+  folder.add(name(2), parts[1]);
+  folder.add(name(3), parts[2]);
+  const Json whole = Json::parse(run(path, true).text);
+  CHECK(whole["refused"] == Json::array());
+  CHECK(whole["files"].size() == 3);
+  CHECK(whole["tensors"].size() == 21);
+
+  folder.add(name(2), parts[1].substr(0, parts[1].size() - 100));
+  std::filesystem::remove(folder.path() / name(3));
+  const Output output = run(path, true);
+  CHECK(output.code == 1);
+  const std::string refused = Json::parse(output.text)["refused"].dump();
+  CHECK_THAT(refused, Contains("not in its folder") && Contains(name(3)));
+  CHECK_THAT(refused,
+             Contains(name(2) + ": the tensors end at byte") && Contains("100 bytes are missing"));
+}
+
+TEST_CASE("inspect: what a chat template and a tokenizer do with a probe", "[cli][unit]") {
+  const testing::TempFolder folder;
+  const std::string bytes = testing::tiny_gguf();
+  const std::string old_text = "{{ message['content'] }}";
+  const std::string new_text = "{{raise_exception('no')}}";
+  const std::string refuses = with(bytes, old_text + "<", new_text);
+  const Output output = run(folder.add("refuses.gguf", refuses), true);
+  CHECK(output.code == 0);
+  const Json report = Json::parse(output.text);
+  CHECK(report["chat_template"]["renders"] == false);
+  CHECK(report["chat_template"]["takes_system_message"] == false);
+  REQUIRE(report["warnings"].size() == 1);
+  CHECK_THAT(report["warnings"][0].get<std::string>(), Contains("does not render"));
 }
 
 TEST_CASE("inspect: takes one model and no unknown flag", "[cli][unit]") {
