@@ -258,6 +258,23 @@ HWY_INLINE void store_i16(const I32x16& a, int16_t* p) {  // a within 16 bits
   const hn::Rebind<int16_t, Df> d16;
   HW_FOR_REGS hn::StoreU(hn::DemoteTo(d16, a.v[i]), d16, p + i * kLanes);
 }
+// Each of the 64 bytes of index, all below 16, becomes the byte of the table there.
+HWY_INLINE I32x16 lookup_bytes(const uint8_t (&table)[16], const I32x16& index) {
+  I32x16 r;
+#if HWY_TARGET == HWY_SCALAR
+  HW_FOR_REGS {
+    const auto bytes = static_cast<uint32_t>(hn::GetLane(index.v[i]));
+    const uint32_t values = table[bytes & 15] | table[bytes >> 8 & 15] << 8 |
+                            table[bytes >> 16 & 15] << 16 | uint32_t{table[bytes >> 24 & 15]} << 24;
+    r.v[i] = hn::Set(kDi, static_cast<int32_t>(values));
+  }
+#else
+  const hn::Repartition<uint8_t, Di> d8;
+  const Vi values = hn::BitCast(kDi, hn::LoadDup128(d8, table));
+  HW_FOR_REGS r.v[i] = hn::TableLookupBytes(values, index.v[i]);
+#endif
+  return r;
+}
 template <typename Byte>  // int8_t or uint8_t
 HWY_INLINE I32x16 load_bytes(const Byte* p) {
   I32x16 r;

@@ -28,6 +28,7 @@ struct alignas(32) ActivationBlock {
   int32_t minus_128_sum;    // what an unsigned weight stored as w + 128 adds too much
   int32_t minus_8_sum;      // ... w + 8
   int32_t minus_32_sum[2];  // ... w + 32, for each half of the block
+  int32_t minus_4_sum[2];   // ... w + 4
 };
 static_assert(sizeof(ActivationBlock) == 96);
 

@@ -1,14 +1,19 @@
 // Packing of weights into tiles of 16 output rows. The layouts, per tile (r = row in the tile):
-//   F32 F16 BF16   per input k:   element [r]
-//   Q8_0 Q4_0 Q4_1 per 32 inputs: f16 d[r], Q4_1: f16 m[r], quants
-//   Q4_K           per 256:       f16 d[r], f16 dmin[r], then per 32: u8 scale[r], u8 min[r],
-//   quants Q6_K           per 256:       f16 d[r], then per 32: i8 scale[2][r], quants
+//   F32 F16 BF16        per input k:   element [r]
+//   Q8_0 Q4_0 Q5_0      per 32 inputs: f16 d[r], quants
+//   Q4_1 Q5_1           per 32:        f16 d[r], f16 m[r], quants
+//   IQ4_NL              per 32:        f16 d[r], quants (indices of kNl4Values)
+//   Q4_K Q5_K           per 256: f16 d[r], f16 dmin[r], then per 32: u8 scale[r], u8 min[r], quants
+//   Q2_K                per 256: f16 d[r], f16 dmin[r], then per 32: u8 s[2][r], quants
+//   Q3_K Q6_K           per 256: f16 d[r], then per 32: i8 scale[2][r], quants
+//   IQ4_XS              per 256: f16 d[r], then per 32: i8 scale[r], quants (as IQ4_NL)
 // Quants of 32 inputs are runs of 16 words of 32 bits, one per row; each half of a word has one
 // input of several pairs, so that a shift and a mask leave the pair (2p, 2p + 1) in 16 bits each:
 //   8 bits  8 runs: run n has w + 128 of the pairs 2n (low bytes of the halves) and 2n + 1
 //   4 bits  4 runs: run n has the pairs 4n .. 4n + 3, the first in the lowest nibbles
-//   6 bits  4 such runs of the low four bits, then 2 runs of the high two: run n has pairs 8n .. 8n
-//   + 7
+//   2 bits  2 runs: run n has the pairs 8n .. 8n + 7;  1 bit: one run of all sixteen
+//   6, 5 and 3 bits: the runs of the low 4, 4 and 2 bits, then those of the 2, 1 and 1 bits above
+#include <bit>
 #include <cstring>
 
 #include "kernels/base/check.h"
@@ -35,20 +40,13 @@ void put_pairs(int bits, int shift, int row, const Value& value, uint8_t* out) {
   }
 }
 
-template <typename Value>
-void put_8_bits(int row, const Value& value, uint8_t* out) {
-  put_pairs(8, 0, row, value, out);
-}
-
-template <typename Value>
-void put_4_bits(int row, const Value& value, uint8_t* out) {
-  put_pairs(4, 0, row, value, out);
-}
-
-template <typename Value>
-void put_6_bits(int row, const Value& value, uint8_t* out) {
-  put_pairs(4, 0, row, value, out);
-  put_pairs(2, 4, row, value, out + 4 * kRun);
+// All bits of 32 quants: kBits runs.
+template <int kBits, typename Value>
+void put_quants(int row, const Value& value, uint8_t* out) {
+  constexpr int kLowBits = static_cast<int>(std::bit_floor(unsigned{kBits}));
+  put_pairs(kLowBits, 0, row, value, out);
+  if constexpr (kLowBits < kBits)
+    put_pairs(kBits - kLowBits, kLowBits, row, value, out + kLowBits * kRun);
 }
 
 void put_scalars(const uint8_t* source, int bytes, int row, int64_t cols, uint8_t* out) {
@@ -61,38 +59,84 @@ void put_f16(const uint8_t* source, int row, uint8_t* out) {
   std::memcpy(out + 2 * row, source, 2);
 }
 
+int nibble(const uint8_t* q, int k) { return k < 16 ? q[k] & 15 : q[k - 16] >> 4; }
+
 void put_q8_0(const uint8_t* block, int row, uint8_t* out) {
   put_f16(block, row, out);
-  put_8_bits(
+  put_quants<8>(
       row, [&](int k) { return block[2 + k] ^ 0x80; }, out + 32);
 }
 
-void put_q4_0(const uint8_t* block, int row, uint8_t* out) {
-  put_f16(block, row, out);
-  const uint8_t* q = block + 2;
-  put_4_bits(
-      row, [&](int k) { return k < 16 ? q[k] & 15 : q[k - 16] >> 4; }, out + 32);
+// Q4_0, Q4_1 and IQ4_NL: kScales numbers of 16 bits, 32 nibbles.
+template <int kScales>
+void put_nibbles(const uint8_t* block, int row, uint8_t* out) {
+  for (int i = 0; i < kScales; ++i) put_f16(block + 2 * i, row, out + 32 * i);
+  put_quants<4>(
+      row, [&](int k) { return nibble(block + 2 * kScales, k); }, out + 32 * kScales);
 }
 
-void put_q4_1(const uint8_t* block, int row, uint8_t* out) {
-  put_f16(block, row, out);
-  put_f16(block + 2, row, out + 32);
-  const uint8_t* q = block + 4;
-  put_4_bits(
-      row, [&](int k) { return k < 16 ? q[k] & 15 : q[k - 16] >> 4; }, out + 64);
+// Q5_0 and Q5_1: kScales numbers of 16 bits, the fifth bits as one word, 32 nibbles.
+template <int kScales>
+void put_5_bits(const uint8_t* block, int row, uint8_t* out) {
+  for (int i = 0; i < kScales; ++i) put_f16(block + 2 * i, row, out + 32 * i);
+  uint32_t high;
+  std::memcpy(&high, block + 2 * kScales, sizeof(high));
+  const auto value = [&](int k) {
+    return nibble(block + 2 * kScales + 4, k) | static_cast<int>(high >> k & 1) << 4;
+  };
+  put_quants<5>(row, value, out + 32 * kScales);
 }
 
-void put_q4_k(const uint8_t* block, int row, uint8_t* out) {
+// Q4_K and Q5_K.
+template <int kBits>
+void put_scale_min_blocks(const uint8_t* block, int row, uint8_t* out) {
   put_f16(block, row, out);
   put_f16(block + 2, row, out + 32);
   const uint8_t* s = block + 4;
+  const uint8_t* high = block + 16;
+  const uint8_t* low = kBits == 5 ? high + 32 : high;
   for (int j = 0; j < 8; ++j) {
-    uint8_t* sub = out + 64 + j * (32 + 4 * kRun);
+    uint8_t* sub = out + 64 + j * (32 + kBits * kRun);
     sub[row] = static_cast<uint8_t>(j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4);
     sub[16 + row] = static_cast<uint8_t>(j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | (s[j] >> 6) << 4);
-    const uint8_t* q = block + 16 + 32 * (j / 2);
-    put_4_bits(
-        row, [&](int k) { return j % 2 == 0 ? q[k] & 15 : q[k] >> 4; }, sub + 32);
+    const uint8_t* q = low + 32 * (j / 2);
+    const auto value = [&](int k) {
+      const int nibble = j % 2 == 0 ? q[k] & 15 : q[k] >> 4;
+      return kBits == 5 ? nibble | (high[k] >> j & 1) << 4 : nibble;
+    };
+    put_quants<kBits>(row, value, sub + 32);
+  }
+}
+
+void put_q2_k(const uint8_t* block, int row, uint8_t* out) {
+  put_f16(block + 80, row, out);
+  put_f16(block + 82, row, out + 32);
+  for (int j = 0; j < 8; ++j) {
+    uint8_t* sub = out + 64 + j * (32 + 2 * kRun);
+    sub[row] = block[2 * j];
+    sub[16 + row] = block[2 * j + 1];
+    const uint8_t* q = block + 16 + 32 * (j / 4);
+    put_quants<2>(
+        row, [&](int k) { return q[k] >> (2 * (j % 4)) & 3; }, sub + 32);
+  }
+}
+
+void put_q3_k(const uint8_t* block, int row, uint8_t* out) {
+  put_f16(block + 108, row, out);
+  const uint8_t* s = block + 96;
+  for (int j = 0; j < 8; ++j) {
+    uint8_t* sub = out + 32 + j * (32 + 3 * kRun);
+    for (int half = 0; half < 2; ++half) {
+      const int i = 2 * j + half;
+      const int low = i < 8 ? s[i] & 15 : s[i - 8] >> 4;
+      const int scale = (low | (s[8 + i % 4] >> (2 * (i / 4)) & 3) << 4) - 32;
+      sub[16 * half + row] = static_cast<uint8_t>(scale);
+    }
+    const uint8_t* q = block + 32 + 32 * (j / 4);
+    const auto value = [&](int k) {
+      return (q[k] >> (2 * (j % 4)) & 3) | (block[k] >> j & 1) << 2;
+    };
+    put_quants<3>(row, value, sub + 32);
   }
 }
 
@@ -109,7 +153,20 @@ void put_q6_k(const uint8_t* block, int row, uint8_t* out) {
     const auto value = [&](int k) {
       return (run < 2 ? low[k] & 15 : low[k] >> 4) | (high[k] >> (2 * run) & 3) << 4;
     };
-    put_6_bits(row, value, sub + 32);
+    put_quants<6>(row, value, sub + 32);
+  }
+}
+
+void put_iq4_xs(const uint8_t* block, int row, uint8_t* out) {
+  put_f16(block, row, out);
+  uint16_t high;
+  std::memcpy(&high, block + 2, sizeof(high));
+  for (int j = 0; j < 8; ++j) {
+    uint8_t* sub = out + 32 + j * (16 + 4 * kRun);
+    const int scale = (block[4 + j / 2] >> (4 * (j % 2)) & 15) | (high >> (2 * j) & 3) << 4;
+    sub[row] = static_cast<uint8_t>(scale - 32);
+    put_quants<4>(
+        row, [&](int k) { return nibble(block + 8 + 16 * j, k); }, sub + 16);
   }
 }
 
@@ -124,13 +181,26 @@ BlockPacking block_packing(QuantFormat format) {
     case QuantFormat::kQ8_0:
       return {32 + 8 * kRun, put_q8_0};
     case QuantFormat::kQ4_0:
-      return {32 + 4 * kRun, put_q4_0};
+    case QuantFormat::kIQ4_NL:
+      return {32 + 4 * kRun, put_nibbles<1>};
     case QuantFormat::kQ4_1:
-      return {64 + 4 * kRun, put_q4_1};
+      return {64 + 4 * kRun, put_nibbles<2>};
+    case QuantFormat::kQ5_0:
+      return {32 + 5 * kRun, put_5_bits<1>};
+    case QuantFormat::kQ5_1:
+      return {64 + 5 * kRun, put_5_bits<2>};
+    case QuantFormat::kQ2_K:
+      return {64 + 8 * (32 + 2 * kRun), put_q2_k};
+    case QuantFormat::kQ3_K:
+      return {32 + 8 * (32 + 3 * kRun), put_q3_k};
     case QuantFormat::kQ4_K:
-      return {64 + 8 * (32 + 4 * kRun), put_q4_k};
+      return {64 + 8 * (32 + 4 * kRun), put_scale_min_blocks<4>};
+    case QuantFormat::kQ5_K:
+      return {64 + 8 * (32 + 5 * kRun), put_scale_min_blocks<5>};
     case QuantFormat::kQ6_K:
       return {32 + 8 * (32 + 6 * kRun), put_q6_k};
+    case QuantFormat::kIQ4_XS:
+      return {32 + 8 * (16 + 4 * kRun), put_iq4_xs};
     default:
       return {0, nullptr};
   }

@@ -1,10 +1,4 @@
 // Per-target header: one tile of weights times a few rows of activations, per format.
-// A block format is a struct with
-//   Block        the weights of one packed block of 32 inputs, unpacked into registers
-//   kBytes       of a packed super-block, kBlocks blocks of 32 inputs in it
-//   load(p, b)   block b of the super-block at p
-//   kParts       parts of a block with a scale of their own
-//   add(w, x, dots, acc)  acc + the block's contribution for one activation row, from its dots
 #if defined(HEADWATER_TILE_KERNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef HEADWATER_TILE_KERNELS_INL_H_
 #undef HEADWATER_TILE_KERNELS_INL_H_
@@ -13,14 +7,15 @@
 #endif
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/base/lanes16-inl.h"
 #include "kernels/linear/linear_cpu.h"
+#include "kernels/linear/tile_formats-inl.h"
 
 HW_BEFORE_SIMD();
 namespace headwater::HWY_NAMESPACE {
 
-using cpu::ActivationBlock;
 using cpu::kBlock;
 using cpu::kTileRows;
 
@@ -47,168 +42,12 @@ inline void quantize_row(const float* x, int64_t num_blocks, ActivationBlock* ou
     block.d_sum = block.d * static_cast<float>(sum);
     block.minus_128_sum = -128 * sum;
     block.minus_8_sum = -8 * sum;
-    block.minus_32_sum[0] = -32 * sums[0];
-    block.minus_32_sum[1] = -32 * sums[1];
+    for (int half = 0; half < 2; ++half) {
+      block.minus_32_sum[half] = -32 * sums[half];
+      block.minus_4_sum[half] = -4 * sums[half];
+    }
   }
 }
-
-// ---- block formats (pack_cpu.cpp has the layouts)
-constexpr int kRun = 64;
-
-// Inputs 8g .. 8g + 7 of a block, as pairs.
-struct Quad {
-  I32x16 pair[4];
-};
-
-// Group kGroup of the 32 inputs whose quants lie at p.
-template <int kBits, int kGroup>
-HWY_INLINE Quad load_quad(const uint8_t* p) {
-  Quad r;
-  if constexpr (kBits == 8) {
-    const I32x16 first = load_i32(p + kRun * 2 * kGroup);
-    const I32x16 second = load_i32(p + kRun * (2 * kGroup + 1));
-    r.pair[0] = shift_and<0, 0x00FF00FF>(first);
-    r.pair[1] = shift_and<8, 0x00FF00FF>(first);
-    r.pair[2] = shift_and<0, 0x00FF00FF>(second);
-    r.pair[3] = shift_and<8, 0x00FF00FF>(second);
-  } else {
-    const I32x16 run = load_i32(p + kRun * kGroup);
-    r.pair[0] = shift_and<0, 0x000F000F>(run);
-    r.pair[1] = shift_and<4, 0x000F000F>(run);
-    r.pair[2] = shift_and<8, 0x000F000F>(run);
-    r.pair[3] = shift_and<12, 0x000F000F>(run);
-  }
-  if constexpr (kBits == 6) {
-    constexpr int kField = kGroup % 2 * 8;  // where the high bits of the first pair begin
-    const I32x16 run = load_i32(p + kRun * (4 + kGroup / 2));
-    r.pair[0] = r.pair[0] | shift_and<kField - 4, 0x00300030>(run);
-    r.pair[1] = r.pair[1] | shift_and<kField - 2, 0x00300030>(run);
-    r.pair[2] = r.pair[2] | shift_and<kField, 0x00300030>(run);
-    r.pair[3] = r.pair[3] | shift_and<kField + 2, 0x00300030>(run);
-  }
-  return r;
-}
-
-struct TileQ8_0 {
-  static constexpr int kBits = 8;
-  static constexpr int kBytes = 32 + 8 * kRun;
-  static constexpr int kBlocks = 1;
-  static constexpr int kParts = 1;
-  struct Block {
-    const uint8_t* quants;
-    F32x16 d;
-  };
-  static HWY_INLINE Block load(const uint8_t* p, int) {
-    return {p + 32, load_f16(reinterpret_cast<const uint16_t*>(p))};
-  }
-  static HWY_INLINE F32x16 add(const Block& w,
-                               const ActivationBlock& x,
-                               const I32x16* dots,
-                               const F32x16& acc) {
-    const I32x16 sum = dots[0] + splat_i32(x.minus_128_sum);
-    return fma(w.d * splat(x.d), to_f32(sum), acc);
-  }
-};
-
-struct TileQ4_0 {
-  static constexpr int kBits = 4;
-  static constexpr int kBytes = 32 + 4 * kRun;
-  static constexpr int kBlocks = 1;
-  static constexpr int kParts = 1;
-  struct Block {
-    const uint8_t* quants;
-    F32x16 d;
-  };
-  static HWY_INLINE Block load(const uint8_t* p, int) {
-    return {p + 32, load_f16(reinterpret_cast<const uint16_t*>(p))};
-  }
-  static HWY_INLINE F32x16 add(const Block& w,
-                               const ActivationBlock& x,
-                               const I32x16* dots,
-                               const F32x16& acc) {
-    const I32x16 sum = dots[0] + splat_i32(x.minus_8_sum);
-    return fma(w.d * splat(x.d), to_f32(sum), acc);
-  }
-};
-
-struct ScaledAndOffset {
-  const uint8_t* quants;
-  F32x16 d, m;  // value = d * w + m
-};
-HWY_INLINE F32x16 add_scaled_and_offset(const ScaledAndOffset& w,
-                                        const ActivationBlock& x,
-                                        const I32x16& dot,
-                                        const F32x16& acc) {
-  return fma(w.d * splat(x.d), to_f32(dot), fma(w.m, splat(x.d_sum), acc));
-}
-
-struct TileQ4_1 {
-  static constexpr int kBits = 4;
-  static constexpr int kBytes = 64 + 4 * kRun;
-  static constexpr int kBlocks = 1;
-  static constexpr int kParts = 1;
-  using Block = ScaledAndOffset;
-  static HWY_INLINE Block load(const uint8_t* p, int) {
-    const auto* scales = reinterpret_cast<const uint16_t*>(p);
-    return {p + 64, load_f16(scales), load_f16(scales + 16)};
-  }
-  static HWY_INLINE F32x16 add(const Block& w,
-                               const ActivationBlock& x,
-                               const I32x16* dots,
-                               const F32x16& acc) {
-    return add_scaled_and_offset(w, x, dots[0], acc);
-  }
-};
-
-struct TileQ4_K {
-  static constexpr int kBits = 4;
-  static constexpr int kBlocks = 8;
-  static constexpr int kParts = 1;
-  static constexpr int kSubBytes = 32 + 4 * kRun;
-  static constexpr int kBytes = 64 + kBlocks * kSubBytes;
-  using Block = ScaledAndOffset;
-  static HWY_INLINE Block load(const uint8_t* p, int b) {
-    const auto* scales = reinterpret_cast<const uint16_t*>(p);
-    const uint8_t* sub = p + 64 + b * kSubBytes;
-    return {sub + 32,
-            load_f16(scales) * to_f32(load_bytes(sub)),
-            splat(0.0f) - load_f16(scales + 16) * to_f32(load_bytes(sub + 16))};
-  }
-  static HWY_INLINE F32x16 add(const Block& w,
-                               const ActivationBlock& x,
-                               const I32x16* dots,
-                               const F32x16& acc) {
-    return add_scaled_and_offset(w, x, dots[0], acc);
-  }
-};
-
-struct TileQ6_K {
-  static constexpr int kBits = 6;
-  static constexpr int kBlocks = 8;
-  static constexpr int kParts = 2;
-  static constexpr int kSubBytes = 32 + 6 * kRun;
-  static constexpr int kBytes = 32 + kBlocks * kSubBytes;
-  struct Block {
-    const uint8_t* quants;
-    F32x16 d;
-    I32x16 scale[2];  // of each half of the 32 inputs
-  };
-  static HWY_INLINE Block load(const uint8_t* p, int b) {
-    const uint8_t* sub = p + 32 + b * kSubBytes;
-    const auto* scales = reinterpret_cast<const int8_t*>(sub);
-    return {sub + 32,
-            load_f16(reinterpret_cast<const uint16_t*>(p)),
-            {load_bytes(scales), load_bytes(scales + 16)}};
-  }
-  static HWY_INLINE F32x16 add(const Block& w,
-                               const ActivationBlock& x,
-                               const I32x16* dots,
-                               const F32x16& acc) {
-    const I32x16 first = dots[0] + splat_i32(x.minus_32_sum[0]);
-    const I32x16 second = dots[1] + splat_i32(x.minus_32_sum[1]);
-    return fma(w.d * splat(x.d), to_f32(first * w.scale[0] + second * w.scale[1]), acc);
-  }
-};
 
 // ---- scalar formats: fp32 activations
 struct ElementsF32 {
@@ -245,7 +84,7 @@ HWY_INLINE void dot_quad(const typename Format::Block& w,
                          int64_t stride,
                          I32x16 (*dots)[Format::kParts]) {
   constexpr int kPart = kGroup * Format::kParts / 4;
-  const Quad quad = load_quad<Format::kBits, kGroup>(w.quants);
+  const Quad quad = Format::Quants::template load<kGroup>(w.quants);
 #pragma GCC unroll 4
   for (int p = 0; p < 4; ++p)
 #pragma GCC unroll 8
@@ -385,6 +224,20 @@ inline void run_tiles(const cpu::TileRange& range,
       return run_block_tiles<TileQ4_K>(range, blocks, out, mode);
     case QuantFormat::kQ6_K:
       return run_block_tiles<TileQ6_K>(range, blocks, out, mode);
+    case QuantFormat::kQ5_0:
+      return run_block_tiles<TileQ5_0>(range, blocks, out, mode);
+    case QuantFormat::kQ5_1:
+      return run_block_tiles<TileQ5_1>(range, blocks, out, mode);
+    case QuantFormat::kQ2_K:
+      return run_block_tiles<TileQ2_K>(range, blocks, out, mode);
+    case QuantFormat::kQ3_K:
+      return run_block_tiles<TileQ3_K>(range, blocks, out, mode);
+    case QuantFormat::kQ5_K:
+      return run_block_tiles<TileQ5_K>(range, blocks, out, mode);
+    case QuantFormat::kIQ4_NL:
+      return run_block_tiles<TileIQ4_NL>(range, blocks, out, mode);
+    case QuantFormat::kIQ4_XS:
+      return run_block_tiles<TileIQ4_XS>(range, blocks, out, mode);
   }
 }
 

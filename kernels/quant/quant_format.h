@@ -8,7 +8,23 @@
 
 namespace headwater {
 
-enum class QuantFormat : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ4_K, kQ6_K };
+enum class QuantFormat : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ4_K,
+  kQ6_K,
+  kQ5_0,
+  kQ5_1,
+  kQ2_K,
+  kQ3_K,
+  kQ5_K,
+  kIQ4_NL,
+  kIQ4_XS
+};
 
 struct QuantTraits {
   QuantFormat format;
@@ -19,6 +35,10 @@ struct QuantTraits {
   // Decodes num_blocks blocks to fp32, exactly as the format defines them.
   void (*decode)(const void* blocks, int64_t num_blocks, float* out);
 };
+
+// What the four bits of IQ4_NL and IQ4_XS stand for.
+inline constexpr int8_t kNl4Values[16] = {
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 std::span<const QuantTraits> quant_formats();
 const QuantTraits& quant_traits(QuantFormat format);

@@ -17,7 +17,10 @@ struct Difference {
   int64_t worst = -1;
 };
 
-inline Difference difference(const std::vector<float>& got, const std::vector<float>& oracle) {
+// min_squares: what the oracle's squares count at least, where they may be near 0 by chance.
+inline Difference difference(const std::vector<float>& got,
+                             const std::vector<float>& oracle,
+                             double min_squares = 1e-30) {
   Difference result;
   double squares = 0;
   double errors = 0;
@@ -31,7 +34,7 @@ inline Difference difference(const std::vector<float>& got, const std::vector<fl
     errors += error * error;
     squares += double{oracle[i]} * oracle[i];
   }
-  result.nmse = errors / std::max(squares, 1e-30);
+  result.nmse = errors / std::max(squares, min_squares);
   return result;
 }
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <iterator>
 
 #include "kernels/base/check.h"
 #include "kernels/base/dtype.h"
@@ -60,6 +60,53 @@ std::string block_q4_1(std::span<const float> values) {
   return le_bytes(f32_to_f16(d)) + le_bytes(f32_to_f16(*low)) + pack_nibbles(codes);
 }
 
+// The fifth bits of the codes as one word, then the other four of each.
+std::string pack_5_bits(const uint8_t (&codes)[kBlock]) {
+  uint32_t high = 0;
+  uint8_t low[kBlock];
+  for (int i = 0; i < kBlock; ++i) {
+    high |= static_cast<uint32_t>(codes[i] >> 4) << i;
+    low[i] = codes[i] & 15;
+  }
+  return le_bytes(high) + pack_nibbles(low);
+}
+
+std::string block_q5_0(std::span<const float> values) {
+  const float d = largest(values) / -16;
+  uint8_t codes[kBlock];
+  for (int i = 0; i < kBlock; ++i) {
+    codes[i] = static_cast<uint8_t>(
+        std::min(31, static_cast<int>(values[static_cast<size_t>(i)] * inverse(d) + 16.5f)));
+  }
+  return le_bytes(f32_to_f16(d)) + pack_5_bits(codes);
+}
+
+std::string block_q5_1(std::span<const float> values) {
+  const auto [low, high] = std::minmax_element(values.begin(), values.end());
+  const float d = (*high - *low) / 31;
+  uint8_t codes[kBlock];
+  for (int i = 0; i < kBlock; ++i) {
+    codes[i] = static_cast<uint8_t>(std::min(
+        31, static_cast<int>((values[static_cast<size_t>(i)] - *low) * inverse(d) + 0.5f)));
+  }
+  return le_bytes(f32_to_f16(d)) + le_bytes(f32_to_f16(*low)) + pack_5_bits(codes);
+}
+
+std::string block_iq4_nl(std::span<const float> values) {
+  const float d = largest(values) / kNl4Values[0];
+  uint8_t codes[kBlock];
+  for (int i = 0; i < kBlock; ++i) {
+    const float value = values[static_cast<size_t>(i)] * inverse(d);
+    const int8_t* nearest =
+        std::min_element(std::begin(kNl4Values), std::end(kNl4Values), [=](int8_t a, int8_t b) {
+          return std::fabs(static_cast<float>(a) - value) <
+                 std::fabs(static_cast<float>(b) - value);
+        });
+    codes[i] = static_cast<uint8_t>(nearest - std::begin(kNl4Values));
+  }
+  return le_bytes(f32_to_f16(d)) + pack_nibbles(codes);
+}
+
 std::string quantize_block(QuantFormat format, std::span<const float> values) {
   switch (format) {
     case QuantFormat::kF32:
@@ -74,12 +121,43 @@ std::string quantize_block(QuantFormat format, std::span<const float> values) {
       return block_q4_0(values);
     case QuantFormat::kQ4_1:
       return block_q4_1(values);
-    case QuantFormat::kQ4_K:
-    case QuantFormat::kQ6_K:
+    case QuantFormat::kQ5_0:
+      return block_q5_0(values);
+    case QuantFormat::kQ5_1:
+      return block_q5_1(values);
+    case QuantFormat::kIQ4_NL:
+      return block_iq4_nl(values);
+    default:
       break;
   }
   HW_CHECK(false, "no quantiser for", quant_traits(format).name);
   return {};
+}
+
+// Where d lies in a block (dmin, if any, follows it), the deviation of what random bytes decode to
+// with d = 1, and the dmin that centres it: the mean code.
+struct RandomBlocks {
+  QuantFormat format;
+  size_t d_at;
+  float deviation;
+  float min_unit;  // 0: no minima
+};
+constexpr RandomBlocks kRandomBlocks[] = {
+    {QuantFormat::kQ2_K, 80, 13.9f, 1.5f},
+    {QuantFormat::kQ3_K, 108, 43.3f, 0},
+    {QuantFormat::kQ4_K, 0, 260, 7.5f},
+    {QuantFormat::kQ5_K, 0, 527, 15.5f},
+    {QuantFormat::kQ6_K, 208, 1370, 0},
+    {QuantFormat::kIQ4_XS, 0, 1246, 0},
+};
+
+const RandomBlocks& random_blocks(QuantFormat format) {
+  const auto* row = std::find_if(
+      std::begin(kRandomBlocks), std::end(kRandomBlocks), [=](const RandomBlocks& blocks) {
+        return blocks.format == format;
+      });
+  HW_CHECK(row != std::end(kRandomBlocks), "no random blocks of", quant_traits(format).name);
+  return *row;
 }
 
 std::string random_bytes(Random& random, int64_t count) {
@@ -107,20 +185,15 @@ std::string random_k_blocks(QuantFormat format,
                             float deviation,
                             uint64_t seed) {
   const QuantTraits& traits = quant_traits(format);
-  HW_CHECK(traits.block_elements == 256 && num_elements % 256 == 0, "elements", num_elements);
+  const RandomBlocks& row = random_blocks(format);
+  HW_CHECK(num_elements % traits.block_elements == 0, "elements", num_elements);
+  const float d = deviation / row.deviation;
   Random random(seed);
   std::string bytes;
-  for (int64_t i = 0; i < num_elements / 256; ++i) {
+  for (int64_t i = 0; i < num_elements / traits.block_elements; ++i) {
     std::string block = random_bytes(random, traits.block_bytes);
-    if (format == QuantFormat::kQ4_K) {
-      // Scales and minima are 6 bits, mean 31.5, codes 0..15, mean 7.5: a minimum's unit of 7.5
-      // scales centres the values.
-      const float d = deviation / 260;
-      block.replace(0, 4, le_bytes(f32_to_f16(d)) + le_bytes(f32_to_f16(7.5f * d)));
-    } else {
-      // Scales are signed bytes and codes -32..31: the product has deviation 74 * 18.5.
-      block.replace(208, 2, le_bytes(f32_to_f16(deviation / 1370)));
-    }
+    block.replace(row.d_at, 2, le_bytes(f32_to_f16(d)));
+    if (row.min_unit > 0) block.replace(row.d_at + 2, 2, le_bytes(f32_to_f16(row.min_unit * d)));
     bytes += block;
   }
   return bytes;

@@ -21,9 +21,9 @@ struct Stored {
 
   Stored(QuantFormat format, int64_t rows, int64_t cols, uint64_t seed) {
     Random random(seed);
-    const bool k_format = format == QuantFormat::kQ4_K || format == QuantFormat::kQ6_K;
-    bytes = k_format ? testing::random_k_blocks(format, rows * cols, 0.05f, seed)
-                     : testing::quantize(format, random.values(rows * cols, 0.05f));
+    bytes = quant_traits(format).block_elements == 256
+                ? testing::random_k_blocks(format, rows * cols, 0.05f, seed)
+                : testing::quantize(format, random.values(rows * cols, 0.05f));
     view = {format, rows, cols, bytes.data()};
   }
 };
@@ -81,11 +81,39 @@ TEST_CASE("linear of every format agrees with RefOps") {
         CHECK(d.nmse < 1e-10);
 
         const auto x = Random(11).values(m * cols, 1.0f);
+        const double usual_squares = 0.05 * 0.05 * static_cast<double>(rows * m * cols);
         const auto rounded = difference(run(*cpu, {weight.view}, x, m, LinearMode::kAdd),
-                                        run(*ref, {weight.view}, x, m, LinearMode::kAdd));
+                                        run(*ref, {weight.view}, x, m, LinearMode::kAdd),
+                                        usual_squares);
         CAPTURE(rounded);
         CHECK(rounded.nmse < (traits.block_elements > 1 ? 5e-8 : 1e-10));
       }
+    }
+  }
+}
+
+TEST_CASE("embedding rows of every format are those of RefOps, to the bit") {
+  ThreadPool pool(2);
+  const auto ref = make_ref_ops(pool);
+  const auto cpu = make_cpu_ops(pool);
+  constexpr int64_t kRows = 21;
+  constexpr int64_t kCols = 512;
+  const std::vector<int32_t> tokens = {0, 20, 7, 7, 15};
+  StepView step;
+  step.num_rows = static_cast<int32_t>(tokens.size());
+  step.token_ids = tokens.data();
+  for (const QuantTraits& traits : quant_formats()) {
+    CAPTURE(traits.name);
+    const Stored table(traits.format, kRows, kCols, 13);
+    std::vector<float> decoded(kRows * kCols);
+    traits.decode(table.view.data, kRows * kCols / traits.block_elements, decoded.data());
+    for (Ops* ops : {ref.get(), cpu.get()}) {
+      std::vector<float> out(tokens.size() * kCols);
+      const auto weight = ops->load_weight({&table.view, 1});
+      ops->embed(*weight, step, 2.0f, {out.data(), DType::kF32, step.num_rows, kCols, kCols});
+      for (size_t r = 0; r < tokens.size(); ++r)
+        for (int64_t c = 0; c < kCols; ++c)
+          REQUIRE(out[r * kCols + c] == 2.0f * decoded[tokens[r] * kCols + c]);
     }
   }
 }

@@ -4,7 +4,10 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <fstream>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 #include <string_view>
@@ -87,6 +90,67 @@ const Golden kGolden[] = {
      2.625,
      -7599.8125,
      -3388587.0625},
+    {QuantFormat::kQ5_0,
+     {0, kD},
+     kNone,
+     -0.875,
+     -0.0625,
+     0.4375,
+     0.8125,
+     0.5625,
+     -1.1875,
+     -163.8125},
+    {QuantFormat::kQ5_1,
+     {0, kD},
+     {2, kMin},
+     1.40625,
+     0.09375,
+     0.21875,
+     1.90625,
+     0.65625,
+     246.6875,
+     31420.125},
+    {QuantFormat::kQ2_K,
+     {80, kD},
+     {82, kMin},
+     0.625,
+     2.375,
+     0.03125,
+     0.625,
+     0.1875,
+     936.75,
+     490965.15625},
+    {QuantFormat::kQ3_K, {108, kD}, kNone, 1, -0.0, 1.875, -1.375, -0.625, 292.125, 138870},
+    {QuantFormat::kQ5_K,
+     {0, kD},
+     {2, kMin},
+     -1.34375,
+     -1.34375,
+     -0.0625,
+     14,
+     79.34375,
+     60648.9375,
+     30820669.2188},
+    {QuantFormat::kIQ4_NL,
+     {0, kD},
+     kNone,
+     -5.1875,
+     3.3125,
+     -6.5,
+     -6.5,
+     -3.0625,
+     -122.9375,
+     -14954.75},
+    {QuantFormat::kIQ4_XS,
+     {0, kD},
+     kNone,
+     39.8125,
+     -10.5625,
+     43.125,
+     -56.875,
+     183.625,
+     3383.1875,
+     1159319.25},
 };
 
 void patch(std::vector<uint8_t>& bytes, size_t block, Patch patch) {
@@ -135,6 +199,35 @@ TEST_CASE("quant_format: block formats decode to the golden values", "[kernels][
   }
 }
 
+std::string from_hex(const std::string& hex) {
+  std::string bytes;
+  for (size_t i = 0; i + 1 < hex.size(); i += 2)
+    bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+  return bytes;
+}
+
+// Any scales, also subnormal ones, against the decoders of the gguf package: to the bit.
+TEST_CASE("quant_format: block formats decode as the gguf package does", "[kernels][unit]") {
+  std::ifstream file(HW_SOURCE_DIR "/tests/data/golden/quant_blocks.json");
+  const auto rows = nlohmann::json::parse(file);
+  size_t num_block_formats = 0;
+  for (const QuantTraits& traits : quant_formats()) {
+    if (traits.block_elements == 1) continue;
+    INFO("format " << traits.name);
+    ++num_block_formats;
+    const auto& row = rows.at(std::string(traits.name));
+    const std::string blocks = from_hex(row.at("blocks"));
+    const std::string expected = from_hex(row.at("values"));
+    const auto num_blocks = static_cast<int64_t>(blocks.size()) / traits.block_bytes;
+    std::vector<float> values(static_cast<size_t>(num_blocks * traits.block_elements));
+    REQUIRE(values.size() == 512);
+    REQUIRE(expected.size() == values.size() * sizeof(float));
+    traits.decode(blocks.data(), num_blocks, values.data());
+    CHECK(std::memcmp(values.data(), expected.data(), expected.size()) == 0);
+  }
+  CHECK(rows.size() == num_block_formats);
+}
+
 TEST_CASE("quant_format: decoding does not depend on alignment", "[kernels][unit]") {
   for (const Golden& golden : kGolden) {
     const QuantTraits& traits = quant_traits(golden.format);
@@ -159,8 +252,9 @@ TEST_CASE("quant_format: the table names every format once", "[kernels][unit]") 
     CHECK(find_ggml_type(traits.ggml_type) == &traits);
     CHECK(row_bytes(traits.format, 3 * traits.block_elements) == 3 * traits.block_bytes);
   }
-  CHECK(names.size() == 8);
-  CHECK(find_ggml_type(13) == nullptr);  // Q5_K
+  CHECK(names.size() == 15);
+  CHECK(find_ggml_type(9) == nullptr);   // Q8_1: activations
+  CHECK(find_ggml_type(16) == nullptr);  // IQ2_XXS
   CHECK(find_ggml_type(-1) == nullptr);
 }
 
@@ -194,6 +288,9 @@ const RoundTrip kRoundTrips[] = {
     {QuantFormat::kQ8_0, 0.5 / 127 + 0x1p-10},
     {QuantFormat::kQ4_0, 1.0 / 8 + 0x1p-10},
     {QuantFormat::kQ4_1, 1.0 / 15 + 0x1p-9},
+    {QuantFormat::kQ5_0, 1.0 / 16 + 0x1p-10},
+    {QuantFormat::kQ5_1, 1.0 / 31 + 0x1p-9},
+    {QuantFormat::kIQ4_NL, 14.0 / 127 + 0x1p-10},  // the codes end at -127 and 113
 };
 
 TEST_CASE("quant_format: quantised values decode close to themselves", "[kernels][unit]") {
