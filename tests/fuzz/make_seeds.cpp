@@ -1,12 +1,19 @@
 // make_seeds FOLDER: small valid inputs, one folder per fuzz target, for the fuzzers to start from.
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "engine/io/gguf.h"
+#include "engine/io/mapped_file.h"
+#include "engine/model/arch/arch_table.h"
 #include "tests/support/gguf_writer.h"
 #include "tests/support/safetensors_writer.h"
 #include "tests/support/temp_file.h"
+#include "tests/support/test_data.h"
 #include "tests/support/tiny_model.h"
 
 namespace headwater::testing {
@@ -14,7 +21,7 @@ namespace {
 
 struct Seed {
   const char* target;
-  const char* name;
+  std::string name;
   std::string bytes;
 };
 
@@ -45,6 +52,52 @@ std::string mixed_metadata() {
   return file.bytes();
 }
 
+std::span<const std::byte> bytes_of(const std::string& text) {
+  return std::as_bytes(std::span(text));
+}
+
+// The file with its keys under another architecture's name, lists cut to a few elements, and only
+// as many tensors as stay small: what a real file's header looks like, in a few thousand bytes.
+std::string renamed(std::span<const std::byte> bytes, std::string_view architecture) {
+  constexpr int64_t kMaxElements = 12;
+  constexpr int64_t kMaxTensorBytes = 8192;
+  const GgufFile file = GgufFile::parse(bytes, "seed");
+  const std::string prefix = std::string(*file.string("general.architecture")) + ".";
+  GgufWriter out;
+  for (const auto& [key, value] : file.metadata()) {
+    const std::string name = key.starts_with(prefix) ? std::string(architecture) + "." +
+                                                           std::string(key.substr(prefix.size()))
+                                                     : std::string(key);
+    const std::string data(reinterpret_cast<const char*>(value.bytes.data()), value.bytes.size());
+    if (key == "general.architecture") {
+      out.add_string(key, architecture);
+    } else if (!value.is_array) {
+      out.add_raw(name, value.type, data);
+    } else if (value.type == GgufType::kString) {
+      const auto texts = *file.strings(key);
+      const auto shown = std::min<size_t>(texts.size(), kMaxElements);
+      out.add_strings(name, std::vector<std::string>(texts.begin(), texts.begin() + shown));
+    } else {
+      const int64_t shown = std::min(value.count, kMaxElements);
+      const auto element_bytes =
+          static_cast<int64_t>(data.size()) / std::max<int64_t>(value.count, 1);
+      out.add_raw(name,
+                  GgufType::kArray,
+                  le_bytes(static_cast<int32_t>(value.type)) +
+                      le_bytes(static_cast<uint64_t>(shown)) +
+                      data.substr(0, static_cast<size_t>(shown * element_bytes)));
+    }
+  }
+  for (const GgufTensor& tensor : file.tensors()) {
+    if (tensor.num_bytes > kMaxTensorBytes) continue;
+    out.add_tensor(tensor.name,
+                   std::span(tensor.ne).first(static_cast<size_t>(tensor.num_dims)),
+                   tensor.type->id,
+                   {reinterpret_cast<const char*>(tensor.data.data()), tensor.data.size()});
+  }
+  return out.bytes();
+}
+
 std::string two_tensors() {
   SafetensorsWriter file;
   file.add_tensor("model.norm.weight", "F32", {2}, std::string(8, '\1'));
@@ -63,8 +116,31 @@ std::string head_table() {
     "calibration": {"tokens": 4, "data": "none"}})";
 }
 
+std::string text_of(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
+// Real files where the machine has them: headers, configurations and templates.
+void add_real_files(std::vector<Seed>& seeds) {
+  const auto add_folder = [&](const char* target, const std::string& relative, const char* end) {
+    const auto folder = shared_path(relative);
+    if (!folder) return;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(*folder)) {
+      constexpr uintmax_t kMaxBytes = 65536;  // -max_len of run.sh
+      if (!entry.is_regular_file() || !entry.path().string().ends_with(end)) continue;
+      if (entry.file_size() > kMaxBytes) continue;
+      const MappedFile file(entry.path());
+      seeds.push_back({target, entry.path().filename(), text_of(file)});
+    }
+  };
+  add_folder("fuzz_chat_template", "data/templates", ".jinja");
+  add_folder("fuzz_safetensors", "models", "config.json");
+  const MappedFile needle(HW_SOURCE_DIR "/tests/data/needle-24m-q8_0.gguf");
+  seeds.push_back({"fuzz_gguf", "needle", renamed(needle.bytes(), "llama")});
+}
+
 std::vector<Seed> make_seeds() {
-  return {
+  std::vector<Seed> seeds = {
       {"fuzz_gguf", "mixed", mixed_metadata()},
       {"fuzz_gguf", "llama_f16", tiny_gguf(smallest(QuantFormat::kF16))},
       {"fuzz_gguf", "llama_q8_0", tiny_gguf(smallest(QuantFormat::kQ8_0))},
@@ -92,6 +168,14 @@ std::vector<Seed> make_seeds() {
        "completion",
        R"({"model":"m","prompt":["a",[1,2]],"n":2,"logit_bias":{"5":-1},"echo":true,"logprobs":1,"seed":7})"},
   };
+  for (const Arch& arch : arch_table()) {
+    const std::string tiny = tiny_gguf(smallest(QuantFormat::kQ5_0));
+    seeds.push_back({"fuzz_gguf",
+                     "renamed_" + std::string(arch.gguf_name),
+                     renamed(bytes_of(tiny), arch.gguf_name)});
+  }
+  add_real_files(seeds);
+  return seeds;
 }
 
 }  // namespace
