@@ -128,7 +128,8 @@ def main():
             for run, server in pairs if round_idx % 2 == 0 else reversed(pairs):
                 run.measure(args, server.port, seed=0 if args.same_prompt else round_idx)
                 print(f"round {round_idx + 1}/{args.rounds} {run.name}: TTFT {run.ttft[-1]:.2f} s, "
-                      f"{1 / run.tpot[-1]:.1f} tokens/s a stream", file=sys.stderr, flush=True)
+                      f"{1 / run.tpot[-1]:.1f} tokens/s a stream, {run.total[-1]:.0f} tokens/s in all",
+                      file=sys.stderr, flush=True)
     weights = args.model.stat().st_size
     print(f"{args.model.name}, {args.length - args.output} + {args.output} tokens, "
           f"{max(args.requests, 1)} at once, median of {args.rounds} rounds (range), load at start {load:.1f}")

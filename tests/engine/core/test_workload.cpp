@@ -7,6 +7,7 @@
 #include <random>
 
 #include "tests/support/engine_harness.h"
+#include "tests/support/sanitized.h"
 #include "tests/support/tiny_model.h"
 
 using namespace headwater;           // NOLINT: test
@@ -139,7 +140,7 @@ void run_workload(const std::string& device, const Policy& policy, size_t num_re
 TEST_CASE("Workload: 1,000 random requests on a tiny pool", "[engine][unit]") {
   const std::string device = GENERATE("ref", "cpu");
   const Policy policy = GENERATE(from_range(std::begin(kPolicies), std::end(kPolicies)));
-  run_workload(device, policy, 1000);
+  run_workload(device, policy, kSanitized ? 120 : 1000);
 }
 
 TEST_CASE("Workload: soak of 10,000 mixed requests", "[engine][slow]") {
