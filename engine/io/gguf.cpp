@@ -320,7 +320,8 @@ GgufFile GgufFile::parse(std::span<const std::byte> bytes, std::string name, Ref
   GgufFile file;
   file.name_ = std::move(name);
   Reader reader(file, bytes);
-  if (refusals.attempt([&] { reader.read_metadata(); })) reader.read_tensors(refusals);
+  file.has_metadata_ = refusals.attempt([&] { reader.read_metadata(); });
+  if (file.has_metadata_) reader.read_tensors(refusals);
   return file;
 }
 

@@ -73,6 +73,7 @@ class GgufFile {
 
   const std::string& name() const { return name_; }
   uint32_t version() const { return version_; }
+  bool has_metadata() const { return has_metadata_; }  // false: it was refused, or a part of it was
   int64_t alignment() const { return alignment_; }
   const std::vector<std::pair<std::string_view, GgufValue>>& metadata() const { return metadata_; }
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
@@ -100,6 +101,7 @@ class GgufFile {
   class Reader;
   std::string name_;
   uint32_t version_ = 0;
+  bool has_metadata_ = false;
   int64_t alignment_ = 32;
   std::vector<std::pair<std::string_view, GgufValue>> metadata_;  // in file order
   std::vector<GgufTensor> tensors_;                               // in file order

@@ -23,6 +23,9 @@ void read_architecture(const GgufParts& parts, LoadedModel& model, Refusals& ref
     throw LoadError(file.name() + ": metadata key \"general.type\" is " + quote(type) +
                     ", expected \"model\"");
   }
+  if (parts.tensors.tensors().empty()) {
+    throw LoadError(file.name() + ": has no tensors: it is a vocabulary, not a model");
+  }
   const Arch& arch = find_gguf_arch(file.required_string("general.architecture"), file.name());
   ArchReading reading = arch.from_gguf(file, parts.tensors);
   model.spec = std::move(reading.spec);
@@ -48,6 +51,7 @@ std::unique_ptr<LoadedModel> load_gguf_model(const std::string& path, Refusals& 
   refusals.attempt([&] {
     const GgufParts parts = open_gguf(path, model->files, refusals);
     const GgufFile& file = metadata_of(parts);
+    if (!file.has_metadata()) return;
     refusals.attempt([&] { read_architecture(parts, *model, refusals); });
     refusals.attempt([&] { read_vocabulary(file, *model); });
     refusals.attempt([&] {

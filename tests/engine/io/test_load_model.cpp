@@ -535,6 +535,12 @@ TEST_CASE("hf_model: shards by their index", "[engine][unit]") {
   CHECK_THAT(reasons[1], Contains("3 bytes are missing"));
 }
 
+TEST_CASE("load_model: a vocabulary is not a model", "[engine][unit]") {
+  GgufWriter file;
+  file.add_string("general.architecture", "llama");
+  CHECK_THAT(refusal(file.bytes()), Contains("m.gguf: has no tensors: it is a vocabulary"));
+}
+
 TEST_CASE("load_model: a refusal names every type that is not supported", "[engine][unit]") {
   const auto zeros = [](GgufWriter& file, const char* name, int32_t type, size_t bytes) {
     file.add_tensor(name, std::vector<int64_t>{128, 64}, type, std::string(bytes, '\0'));

@@ -136,6 +136,13 @@ TEST_CASE("inspect: what would be refused is shown with the reason", "[cli][unit
   REQUIRE(broken_report["refused"].size() == 1);
   CHECK_THAT(broken_report["refused"][0].get<std::string>(), Contains("cut.gguf"));
 
+  // cut before the end of the metadata: one reason, not one for every key that was not reached
+  const std::string header = folder.add("header.gguf", bytes.substr(0, 1000));
+  const Json header_report = Json::parse(run(header, true).text);
+  REQUIRE(header_report["refused"].size() == 1);
+  CHECK_THAT(header_report["refused"][0].get<std::string>(), Contains("bytes are missing"));
+  CHECK(header_report["metadata"]["general.architecture"] == "llama");
+
   // nothing there, and a folder without a model
   CHECK(run((folder.path() / "nowhere.gguf").string(), true).code == 1);
   std::filesystem::create_directory(folder.path() / "empty");
