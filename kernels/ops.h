@@ -95,10 +95,15 @@ class Ops {
   virtual void embed(const Weight& table, const StepView& step, float scale, Matrix out) = 0;
   // out = x / sqrt(mean(x^2) + eps) * weight, weight: [cols] f32. out may be x.
   virtual void rms_norm(Matrix x, const float* weight, float eps, Matrix out) = 0;
+  // The same over each head of a row by itself, in place.
+  // x: [num_rows, num_heads * head_dim], weight: [head_dim] f32
+  virtual void head_norm(Matrix x, const float* weight, float eps, int32_t num_heads) = 0;
   // out (+)= x * W^T.  x: [m, W.cols], out: [m, W.rows]
   virtual void linear(const Weight& weight, Matrix x, Matrix out, LinearMode mode) = 0;
   // x[r, :] += bias[:], bias: [cols] f32
   virtual void add_bias(Matrix x, const float* bias) = 0;
+  // out += scale * x, of one shape
+  virtual void add_scaled(Matrix x, float scale, Matrix out) = 0;
   // cos and sin of every row's angles, once per distinct RopeSpec and step.
   // out: [num_rows, rotary_dim]: rotary_dim/2 cosines, then rotary_dim/2 sines, magnitude applied
   virtual void rope_angles(const RopeSpec& rope, const StepView& step, Matrix out) = 0;
@@ -121,6 +126,10 @@ class Ops {
   virtual void attention(const AttentionArgs& args, const StepView& step) = 0;
   // out = silu(gate) * up.  gate_up: [m, 2 * n], gate first; out: [m, n]
   virtual void silu_mul(Matrix gate_up, Matrix out) = 0;
+  // out = gelu(gate) * up, by gelu's approximation with tanh. Shapes as silu_mul.
+  virtual void gelu_mul(Matrix gate_up, Matrix out) = 0;
+  // x = cap * tanh(x / cap)
+  virtual void softcap(Matrix x, float cap) = 0;
   // out[i, :] = x[step.logit_rows[i], :]
   virtual void gather_logit_rows(Matrix x, const StepView& step, Matrix out) = 0;
   // Whole pages or records of page_bytes: from -> to, for copy on write.

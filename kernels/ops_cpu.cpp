@@ -76,10 +76,16 @@ class CpuOps final : public Ops {
   void rms_norm(Matrix x, const float* weight, float eps, Matrix out) override {
     cpu::rms_norm(x, weight, eps, out, pool_);
   }
+  void head_norm(Matrix x, const float* weight, float eps, int32_t num_heads) override {
+    cpu::head_norm(x, weight, eps, num_heads, pool_);
+  }
   void linear(const Weight& weight, Matrix x, Matrix out, LinearMode mode) override {
     cpu::linear(packed(weight), x, out, mode, pool_, activations_);
   }
   void add_bias(Matrix x, const float* bias) override { cpu::add_bias(x, bias, pool_); }
+  void add_scaled(Matrix x, float scale, Matrix out) override {
+    cpu::add_scaled(x, scale, out, pool_);
+  }
   void rope_angles(const RopeSpec& rope, const StepView& step, Matrix out) override {
     cpu::rope_angles(rope, step, out, pool_);
   }
@@ -100,6 +106,8 @@ class CpuOps final : public Ops {
     cpu::attention(args, step, pool_, attention_);
   }
   void silu_mul(Matrix gate_up, Matrix out) override { cpu::silu_mul(gate_up, out, pool_); }
+  void gelu_mul(Matrix gate_up, Matrix out) override { cpu::gelu_mul(gate_up, out, pool_); }
+  void softcap(Matrix x, float cap) override { cpu::softcap(x, cap, pool_); }
 
   void gather_logit_rows(Matrix x, const StepView& step, Matrix out) override {
     gather_logit_rows_host(x, step, out);

@@ -132,6 +132,14 @@ class RefOps final : public Ops {
     }
   }
 
+  void head_norm(Matrix x, const float* weight, float eps, int32_t num_heads) override {
+    const int64_t head_dim = x.cols / num_heads;
+    for (int32_t h = 0; h < num_heads; ++h) {
+      const Matrix head = x.columns(h * head_dim, head_dim);
+      rms_norm(head, weight, eps, head);
+    }
+  }
+
   void linear(const Weight& weight, Matrix x, Matrix out, LinearMode mode) override {
     int64_t first_col = 0;
     for (const WeightView& part : ref(weight).parts) {
@@ -155,6 +163,11 @@ class RefOps final : public Ops {
   void add_bias(Matrix x, const float* bias) override {
     for (int64_t r = 0; r < x.rows; ++r)
       for (int64_t c = 0; c < x.cols; ++c) x.f32_row(r)[c] += bias[c];
+  }
+
+  void add_scaled(Matrix x, float scale, Matrix out) override {
+    for (int64_t r = 0; r < x.rows; ++r)
+      for (int64_t c = 0; c < x.cols; ++c) out.f32_row(r)[c] += scale * x.f32_row(r)[c];
   }
 
   void rope_angles(const RopeSpec& rope, const StepView& step, Matrix out) override {
@@ -248,6 +261,23 @@ class RefOps final : public Ops {
         out.f32_row(r)[c] = gate / (1.0f + std::exp(-gate)) * gate_up.f32_row(r)[out.cols + c];
       }
     }
+  }
+
+  void gelu_mul(Matrix gate_up, Matrix out) override {
+    constexpr float kRootTwoOverPi = 0.7978845608f;
+    for (int64_t r = 0; r < out.rows; ++r) {
+      for (int64_t c = 0; c < out.cols; ++c) {
+        const float gate = gate_up.f32_row(r)[c];
+        const float inner = kRootTwoOverPi * (gate + 0.044715f * gate * gate * gate);
+        out.f32_row(r)[c] =
+            0.5f * gate * (1.0f + std::tanh(inner)) * gate_up.f32_row(r)[out.cols + c];
+      }
+    }
+  }
+
+  void softcap(Matrix x, float cap) override {
+    for (int64_t r = 0; r < x.rows; ++r)
+      for (int64_t c = 0; c < x.cols; ++c) x.f32_row(r)[c] = cap * std::tanh(x.f32_row(r)[c] / cap);
   }
 
   void gather_logit_rows(Matrix x, const StepView& step, Matrix out) override {

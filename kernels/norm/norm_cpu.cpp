@@ -43,18 +43,55 @@ inline void rms_norm_row(const float* x, const float* weight, int64_t cols, floa
   }
 }
 
-HWY_INLINE F32x16 silu(const F32x16& gate) {
-  return gate / (splat(1.0f) + exp(splat(0.0f) - gate));
+struct Silu {
+  HWY_INLINE F32x16 operator()(const F32x16& x) const {
+    return x / (splat(1.0f) + exp(splat(0.0f) - x));
+  }
+};
+
+// 0.5 x (1 + tanh(y)) = x / (1 + exp(-2 y)),  y = sqrt(2 / pi) (x + 0.044715 x^3)
+struct Gelu {
+  HWY_INLINE F32x16 operator()(const F32x16& x) const {
+    constexpr float kTwoRootTwoOverPi = 1.5957691216f;
+    const F32x16 cubic = fma(x * x * x, splat(0.044715f), x);
+    return x / (splat(1.0f) + exp(splat(-kTwoRootTwoOverPi) * cubic));
+  }
+};
+
+struct Softcap {
+  float cap;
+  HWY_INLINE F32x16 operator()(const F32x16& x) const {  // tanh(y) = 1 - 2 / (e^2y + 1)
+    const F32x16 e = exp(x * splat(2.0f / cap));
+    return splat(cap) * (splat(1.0f) - splat(2.0f) / (e + splat(1.0f)));
+  }
+};
+
+// out = function(x), or function(x) * factor where factor is not null.
+template <typename Function>
+inline void map_row(
+    const Function& function, const float* x, const float* factor, int64_t cols, float* out) {
+  const int64_t whole = cols / 16 * 16;
+  for (int64_t c = 0; c < whole; c += 16) {
+    const F32x16 y = function(load(x + c));
+    store(factor != nullptr ? y * load(factor + c) : y, out + c);
+  }
+  if (whole < cols) {
+    const int64_t rest = cols - whole;
+    const F32x16 y = function(load_tail(x + whole, rest));
+    store_tail(factor != nullptr ? y * load_tail(factor + whole, rest) : y, out + whole, rest);
+  }
 }
 
 inline void silu_mul_row(const float* gate, const float* up, int64_t cols, float* out) {
-  const int64_t whole = cols / 16 * 16;
-  for (int64_t c = 0; c < whole; c += 16) store(silu(load(gate + c)) * load(up + c), out + c);
-  if (whole < cols) {
-    const int64_t rest = cols - whole;
-    store_tail(
-        silu(load_tail(gate + whole, rest)) * load_tail(up + whole, rest), out + whole, rest);
-  }
+  map_row(Silu{}, gate, up, cols, out);
+}
+
+inline void gelu_mul_row(const float* gate, const float* up, int64_t cols, float* out) {
+  map_row(Gelu{}, gate, up, cols, out);
+}
+
+inline void softcap_row(float cap, int64_t cols, float* x) {
+  map_row(Softcap{cap}, x, nullptr, cols, x);
 }
 
 inline const char* instruction_set_name() {
@@ -75,6 +112,8 @@ namespace headwater {
 
 HWY_EXPORT(rms_norm_row);
 HWY_EXPORT(silu_mul_row);
+HWY_EXPORT(gelu_mul_row);
+HWY_EXPORT(softcap_row);
 HWY_EXPORT(instruction_set_name);
 
 namespace cpu {
@@ -100,10 +139,39 @@ void rms_norm(Matrix x, const float* weight, float eps, Matrix out, ThreadPool& 
   });
 }
 
+void head_norm(Matrix x, const float* weight, float eps, int32_t num_heads, ThreadPool& pool) {
+  const int64_t head_dim = x.cols / num_heads;
+  for_rows(x.rows, x.cols, pool, [&](int64_t row) {
+    for (float *head = x.f32_row(row), *end = head + x.cols; head < end; head += head_dim)
+      HWY_DYNAMIC_DISPATCH(rms_norm_row)(head, weight, head_dim, eps, head);
+  });
+}
+
 void silu_mul(Matrix gate_up, Matrix out, ThreadPool& pool) {
   for_rows(out.rows, out.cols, pool, [&](int64_t row) {
     const float* gate = gate_up.f32_row(row);
     HWY_DYNAMIC_DISPATCH(silu_mul_row)(gate, gate + out.cols, out.cols, out.f32_row(row));
+  });
+}
+
+void gelu_mul(Matrix gate_up, Matrix out, ThreadPool& pool) {
+  for_rows(out.rows, out.cols, pool, [&](int64_t row) {
+    const float* gate = gate_up.f32_row(row);
+    HWY_DYNAMIC_DISPATCH(gelu_mul_row)(gate, gate + out.cols, out.cols, out.f32_row(row));
+  });
+}
+
+void softcap(Matrix x, float cap, ThreadPool& pool) {
+  for_rows(x.rows, x.cols, pool, [&](int64_t row) {
+    HWY_DYNAMIC_DISPATCH(softcap_row)(cap, x.cols, x.f32_row(row));
+  });
+}
+
+void add_scaled(Matrix x, float scale, Matrix out, ThreadPool& pool) {
+  for_rows(x.rows, x.cols, pool, [&](int64_t row) {
+    const float* from = x.f32_row(row);
+    float* to = out.f32_row(row);
+    for (int64_t c = 0; c < x.cols; ++c) to[c] += scale * from[c];
   });
 }
 
