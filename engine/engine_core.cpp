@@ -33,6 +33,11 @@ bool contains(const std::vector<int32_t>& ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
+Scheduler::Limits limits_for(const ModelSpec& model, Scheduler::Limits limits) {
+  if (!model.long_ropes.empty()) limits.long_after = model.long_after;
+  return limits;
+}
+
 }  // namespace
 
 EngineCore::EngineCore(
@@ -42,7 +47,7 @@ EngineCore::EngineCore(
       pool_(pool),
       kv_(std::move(geometry), options.kv),
       executor_(model, ops, kv_, options.kv.arena_bytes, options.limits.max_num_seqs),
-      scheduler_(kv_, options.limits),
+      scheduler_(kv_, limits_for(model.spec(), options.limits)),
       scratch_(static_cast<size_t>(pool.num_threads())),
       random_(options.seed != 0 ? options.seed : std::random_device{}()),
       stats_(initial_stats(options.max_model_len)) {}
@@ -63,7 +68,7 @@ int32_t EngineCore::kept_tokens(const AttentionRequest& asked) const {
   const auto budget = static_cast<int32_t>(*asked.kv_budget);
   for (const kv::KvGroup& group : kv_.geometry().groups()) {
     const kv::RetentionRule& rule = group.rule;
-    if (!rule.keeps_all() &&
+    if (!rule.keeps_all_seen() &&
         rule.recent(options_.max_model_len, budget) < rule.recent(options_.max_model_len))
       return budget;
   }
@@ -362,7 +367,8 @@ EngineStats EngineCore::stats() const {
     stats.kv_bytes_dense_equivalent += kv_.geometry().dense_cache_bytes(seq->kv.num_tokens());
     for (int32_t g = 0; g < kv_.geometry().num_groups(); ++g) {
       const kv::KvGroup& group = kv_.geometry().groups()[static_cast<size_t>(g)];
-      int64_t& tokens = group.rule.keeps_all() ? stats.kv_tokens_full : stats.kv_tokens_compressed;
+      int64_t& tokens =
+          group.rule.keeps_all_seen() ? stats.kv_tokens_full : stats.kv_tokens_compressed;
       tokens += group.num_heads * kv_.held_tokens(seq->kv, g);
     }
   }

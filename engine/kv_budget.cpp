@@ -74,7 +74,8 @@ KvBudget plan_kv_budget(const EngineConfig& config,
                       ", but the model was trained for " + std::to_string(model.max_positions) +
                       " positions");
   const int32_t wanted_len = config.max_model_len > 0 ? config.max_model_len : model.max_positions;
-  int64_t sequence_bytes = geometry.bytes_for(wanted_len, true);
+  const int32_t max_rows = std::max(config.max_num_batched_tokens, config.max_num_seqs);
+  int64_t sequence_bytes = geometry.peak_bytes(wanted_len, {.dense = true}, max_rows);
   if (compensates(geometry)) sequence_bytes += sequence_bytes / 16;  // superblocks half used, below
 
   KvBudget budget;
@@ -93,7 +94,6 @@ KvBudget plan_kv_budget(const EngineConfig& config,
   // Pages and records never share a superblock: each kind leaves one half used at worst.
   const int64_t usable =
       budget.arena_bytes - (compensates(geometry) ? 2 : 0) * budget.superblock_bytes;
-  const int32_t max_rows = std::max(config.max_num_batched_tokens, config.max_num_seqs);
   const auto longest = [&](bool dense) {
     return longest_sequence(wanted_len, [&](int32_t tokens) {
       const kv::SequenceRules rules{.dense = dense,
@@ -101,7 +101,7 @@ KvBudget plan_kv_budget(const EngineConfig& config,
       // What is kept falls back by a block now and then: no shorter sequence may need more.
       const int64_t block = dense || faithful ? 0 : largest_block_bytes(geometry);
       return std::min(geometry.peak_bytes(tokens, rules, max_rows) + block,
-                      geometry.bytes_for(tokens, true)) <= usable;
+                      geometry.most_bytes(tokens)) <= usable;
     });
   };
   budget.max_model_len = longest(false);

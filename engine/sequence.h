@@ -39,6 +39,9 @@ struct Sequence {
   int32_t num_output() const { return num_tokens() - num_prompt; }
   int32_t num_remaining() const { return num_tokens() - kv.num_tokens(); }
   bool decoding() const { return num_output() > 0 && num_remaining() == 1; }
+  // Whether its rows are computed for a long sequence (Scheduler::Limits::long_after). K and V
+  // differ then, so the one that becomes long starts over.
+  bool long_context() const { return rules.key_space != 0; }
   bool wants_prompt_logprobs() const {
     return num_output() == 0 && request->sampling.prompt_logprobs >= 0 &&
            static_cast<int32_t>(prompt_logprobs.size()) < num_prompt - 1;

@@ -19,6 +19,10 @@ KvGeometry::KvGeometry(int32_t num_layers,
              "a rule's block and growth",
              rule.block_tokens,
              rule.growth_ppm);
+    HW_CHECK(rule.layer_window == 0 || (rule.layer_window > 0 && rule.sink_tokens == 0 &&
+                                        rule.shard_stride == 0 && !rule.compensate),
+             "a layer with a window keeps nothing outside of it",
+             rule.layer_window);
     if (rule.compensate) {
       HW_CHECK(rule.shard_stride == 0 && !rule.keeps_all() && rule.recent_tokens > 1,
                "a head that compensates has a window and no shard");
@@ -43,10 +47,7 @@ bool KvGeometry::keeps_page(int32_t group, int32_t page, int32_t window_start) c
   return false;
 }
 
-int64_t KvGeometry::group_bytes_for(int32_t group,
-                                    int64_t num_tokens,
-                                    bool dense,
-                                    int32_t kept_tokens) const {
+int64_t KvGeometry::group_bytes(int32_t group, int64_t num_tokens, int32_t window_start) const {
   const KvGroup& g = groups_[static_cast<size_t>(group)];
   const int32_t pages = pages_for(num_tokens);
   // Of page rows [0, end).
@@ -56,13 +57,22 @@ int64_t KvGeometry::group_bytes_for(int32_t group,
       bytes += (end - 1) * page_tokens_ / g.rule.block_tokens * g.num_heads * record_bytes(g.page);
     return bytes;
   };
-  const int32_t start =
-      dense ? 0 : g.rule.window_start(static_cast<int32_t>(num_tokens), kept_tokens) / page_tokens_;
+  const int32_t start = window_start / page_tokens_;
   const int32_t sinks = std::min(pages_for(g.rule.sink_tokens), start);
   int64_t bytes = bytes_below(pages) - bytes_below(start) + bytes_below(sinks);
   for (int32_t page = sinks; g.rule.shard_stride > 0 && page < start; ++page)
     if (keeps_page(group, page, start * page_tokens_)) bytes += g.row_bytes(page);
   return bytes;
+}
+
+int64_t KvGeometry::group_bytes_for(int32_t group,
+                                    int64_t num_tokens,
+                                    bool dense,
+                                    int32_t kept_tokens) const {
+  const RetentionRule& rule = groups_[static_cast<size_t>(group)].rule;
+  const auto next = static_cast<int32_t>(num_tokens);
+  return group_bytes(
+      group, num_tokens, dense ? rule.layer_start(next) : rule.window_start(next, kept_tokens));
 }
 
 int64_t KvGeometry::bytes_for(int64_t num_tokens, bool dense, int32_t kept_tokens) const {
@@ -78,28 +88,37 @@ int64_t KvGeometry::dense_cache_bytes(int64_t num_tokens) const {
   return pages_for(num_tokens) * row_bytes;
 }
 
+int64_t KvGeometry::most_bytes(int64_t num_tokens) const {
+  int64_t bytes = 0;
+  for (int32_t g = 0; g < num_groups(); ++g) bytes += group_bytes(g, num_tokens, 0);
+  return bytes;
+}
+
 int64_t KvGeometry::peak_bytes(int64_t num_tokens,
                                const SequenceRules& rules,
                                int32_t max_rows) const {
-  if (rules.dense) return bytes_for(num_tokens, true);
-  const int64_t faithful = std::min<int64_t>(num_tokens, rules.faithful_tokens);
-  const int64_t peak = bytes_for(faithful, true);
+  // What is kept of tokens, and a step's rows before it drops what it may.
+  const auto passing = [&](int64_t tokens, int64_t step, bool dense, int32_t kept_tokens) {
+    int64_t bytes = 0;
+    for (int32_t g = 0; g < num_groups(); ++g) {
+      const int64_t kept = group_bytes_for(g, tokens, dense, kept_tokens);
+      bytes += std::min(group_bytes(g, tokens, 0),
+                        kept + group_bytes(g, step, 0) + group_bytes(g, 1, 0));
+    }
+    return bytes;
+  };
+  const int64_t faithful =
+      rules.dense ? num_tokens : std::min<int64_t>(num_tokens, rules.faithful_tokens);
+  const int64_t peak = passing(faithful, std::min<int64_t>(max_rows, faithful), true, 0);
   if (num_tokens == faithful) return peak;
-  // Behind it: what is kept, and a step's rows before it drops what it may.
   const int64_t step = std::min<int64_t>(max_rows, num_tokens - faithful);
-  int64_t later = 0;
-  for (int32_t g = 0; g < num_groups(); ++g) {
-    const int64_t most = group_bytes_for(g, num_tokens, true);
-    const int64_t kept = group_bytes_for(g, num_tokens, false, rules.kept_tokens);
-    later += std::min(most, kept + group_bytes_for(g, step, true) + group_bytes_for(g, 1, true));
-  }
-  return std::max(peak, later);
+  return std::max(peak, passing(num_tokens, step, false, rules.kept_tokens));
 }
 
 int32_t KvGeometry::least_kept_tokens() const {
   int32_t least = 0;
   for (const KvGroup& g : groups_)
-    if (!g.rule.keeps_all()) least = std::max(least, g.rule.least_kept_tokens());
+    if (!g.rule.keeps_all_seen()) least = std::max(least, g.rule.least_kept_tokens());
   return least;
 }
 

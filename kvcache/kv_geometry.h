@@ -19,6 +19,8 @@ namespace headwater::kv {
 //   RazorAttention               sinks, recent = S0, growth = 1/C, blocks, compensate
 //   MoA                          sinks, recent = least, growth = beta, offset = alpha
 //   S2-Attention                 recent, blocks, shard stride and phase
+// A layer of the model may itself see a window only. That is no method's choice: nothing lifts it,
+// and what lies behind it is not missed.
 struct RetentionRule {
   static constexpr int32_t kKeepAll = -1;
   static constexpr int32_t kPpm = 1'000'000;
@@ -29,9 +31,17 @@ struct RetentionRule {
   int32_t block_tokens = 1;   // the window begins at a multiple of it (rounded down)
   int32_t shard_stride = 0;   // > 0: block b stays if (b + shard_phase) % shard_stride == 0
   int32_t shard_phase = 0;
-  bool compensate = false;  // what is dropped is seen as one token, its mean, of its full weight
+  bool compensate = false;   // what is dropped is seen as one token, its mean, of its full weight
+  int32_t layer_window = 0;  // > 0: the layer sees the latest layer_window positions, no others
 
-  bool keeps_all() const { return recent_tokens == kKeepAll; }
+  // Drops nothing that the model would look at.
+  bool keeps_all_seen() const { return recent_tokens == kKeepAll; }
+  // Drops nothing.
+  bool keeps_all() const { return keeps_all_seen() && layer_window == 0; }
+  // First position that the layer of the row at `position` sees.
+  int32_t layer_start(int32_t position) const {
+    return layer_window > 0 ? std::max(0, position + 1 - layer_window) : 0;
+  }
   // kept_tokens, here and below: a sequence's own bound on what the head keeps (SequenceRules); 0 =
   // none.
   int64_t recent(int64_t num_tokens, int32_t kept_tokens = 0) const {
@@ -46,10 +56,11 @@ struct RetentionRule {
   // First position behind the sinks that the row at `position` sees; never moves back, since
   // recent(N) grows by at most one per token.
   int32_t window_start(int32_t position, int32_t kept_tokens = 0) const {
-    if (keeps_all()) return 0;
+    if (keeps_all_seen()) return layer_start(position);
     const int64_t start =
         std::max<int64_t>(0, position + 1 - recent(int64_t{position} + 1, kept_tokens));
-    return static_cast<int32_t>(start / block_tokens * block_tokens);
+    return std::max(static_cast<int32_t>(start / block_tokens * block_tokens),
+                    layer_start(position));
   }
   // Stays whatever the window: a sink or of the shard.
   bool permanent(int32_t position) const {
@@ -81,10 +92,11 @@ struct KvGroup {
 
 // How one sequence uses its pages.
 struct SequenceRules {
-  bool dense = false;           // keep every token whatever the groups' rules say
-  int32_t faithful_tokens = 0;  // rows below it see (and so hold) everything: faithful prefill;
-                                // 0 if dense
+  bool dense = false;           // keep all that its layer sees, whatever a head's rule says
+  int32_t faithful_tokens = 0;  // rows below it see (and so hold) all that their layers do:
+                                // faithful prefill; 0 if dense
   bool share_prefix = true;     // look up and publish
+  int32_t key_space = 0;        // sequences of another one have other K and V of the same tokens
   int32_t kept_tokens = 0;      // what a head that drops tokens keeps at most, of those behind
                                 // faithful_tokens; 0 = by its rule alone
 };
@@ -112,22 +124,27 @@ class KvGeometry {
   // Whether a row that sees what is at or behind window_start needs this page.
   bool keeps_page(int32_t group, int32_t page, int32_t window_start) const;
   // Bytes that a group holds of num_tokens tokens once everything it may drop is dropped (dense:
-  // nothing is), records included.
+  // all that its layers see stays), records included.
   int64_t group_bytes_for(int32_t group,
                           int64_t num_tokens,
                           bool dense,
                           int32_t kept_tokens = 0) const;
   // Of all heads, for one sequence of num_tokens.
   int64_t bytes_for(int64_t num_tokens, bool dense, int32_t kept_tokens = 0) const;
-  // What a cache that knows of no policy would hold: every token, no records.
+  // What a cache that knows neither policies nor windows would hold: every token, no records.
   int64_t dense_cache_bytes(int64_t num_tokens) const;
   // The most that a sequence holds on its way to num_tokens in steps of at most max_rows: the dense
-  // peak of a faithful prompt, the passing peak of a streaming window.
+  // peak of a faithful prompt, the passing peak of a window.
   int64_t peak_bytes(int64_t num_tokens, const SequenceRules& rules, int32_t max_rows) const;
+  // Of all heads if nothing is ever dropped, records included: no sequence holds more.
+  int64_t most_bytes(int64_t num_tokens) const;
   // The least kept_tokens of a sequence that every head can honour; 0: no head drops tokens.
   int32_t least_kept_tokens() const;
 
  private:
+  // Of a group's tokens from window_start on, and the ones that stay whatever the window.
+  int64_t group_bytes(int32_t group, int64_t num_tokens, int32_t window_start) const;
+
   int32_t num_layers_;
   int32_t num_kv_heads_;
   int32_t page_tokens_;

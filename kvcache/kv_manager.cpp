@@ -38,15 +38,17 @@ SequenceKv KvManager::create(const SequenceRules& rules) {
 }
 
 int32_t KvManager::window_start(const SequenceKv& seq, int32_t g, int32_t position) const {
-  if (seq.rules_.dense || position < seq.rules_.faithful_tokens) return 0;
+  if (seq.rules_.dense || position < seq.rules_.faithful_tokens)
+    return group(g).rule.layer_start(position);
   return group(g).rule.window_start(position, seq.rules_.kept_tokens);
 }
 
 // Faithful prompts hold the same K and V as dense sequences; streaming ones do not, and theirs
 // depend on how much is kept.
 uint64_t KvManager::index_key(const SequenceRules& rules) const {
-  if (rules.dense || rules.faithful_tokens > 0) return 0;
-  return uint64_t{1} + static_cast<uint64_t>(rules.kept_tokens);
+  const uint64_t space = static_cast<uint64_t>(rules.key_space) << 32;
+  if (rules.dense || rules.faithful_tokens > 0) return space;
+  return space + uint64_t{1} + static_cast<uint64_t>(rules.kept_tokens);
 }
 
 // Tokens whose K and V do not depend on where this sequence's prompt ended.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "kernels/base/status.h"
 
@@ -135,7 +136,18 @@ std::string policy_names() {
 }
 
 int32_t AttentionPlan::num_full() const {
-  return static_cast<int32_t>(std::ranges::count_if(rules, &kv::RetentionRule::keeps_all));
+  return static_cast<int32_t>(std::ranges::count_if(rules, &kv::RetentionRule::keeps_all_seen));
+}
+
+void fit_to_layers(const ModelSpec& model, std::vector<kv::RetentionRule>& rules) {
+  for (size_t i = 0; i < rules.size(); ++i) {
+    const int32_t window = model.layers[i / (rules.size() / model.layers.size())].window;
+    if (window == 0) continue;
+    const kv::RetentionRule wanted = std::exchange(rules[i], {.layer_window = window});
+    const bool grows = wanted.growth_ppm > 0 || wanted.shard_stride > 0;
+    if (!wanted.keeps_all() && !grows && wanted.recent_tokens < window)
+      rules[i].recent_tokens = wanted.recent_tokens;
+  }
 }
 
 const AttentionPolicy& policy_of_method(std::string_view method) {
@@ -190,6 +202,7 @@ AttentionPlan plan_attention(const EngineConfig& config,
   } else {
     plan.rules.assign(static_cast<size_t>(facts.num_layers * facts.num_kv_heads), compressed);
   }
+  fit_to_layers(model.spec, plan.rules);
   return plan;
 }
 

@@ -49,8 +49,13 @@ struct AttentionPlan {
   std::string method;                    // how it was made
   std::vector<std::string> remarks;      // for the operator, at start-up
 
-  int32_t num_full() const;  // heads that keep everything
+  int32_t num_full() const;  // heads that keep everything their layer sees
 };
+
+// rules: [num_layers, num_kv_heads]. In a layer that sees a window, a head keeps that window, or
+// its rule's where that is a shorter one of the latest tokens; sinks, shards and compensation are
+// for what a layer would see.
+void fit_to_layers(const ModelSpec& model, std::vector<kv::RetentionRule>& rules);
 
 // Reads the head table: a file, or one of shipped by the model's fingerprint and the method
 // ("auto", and none given where the policy needs one). Attention "auto" is the policy of the table

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/base/check.h"
+#include "kernels/base/status.h"
 #include "kernels/gradient/rows.h"
 
 namespace headwater {
@@ -20,6 +21,19 @@ const float* values(const WeightView& vector) { return static_cast<const float*>
 
 float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
+// The reverse pass knows llama's dataflow.
+void check_dataflow(const ModelSpec& spec) {
+  const bool plain =
+      spec.norm_before && !spec.norm_after && spec.qk_norm == QkNorm::kNone &&
+      spec.gate == Gate::kSilu && spec.residual_scale == 1.0f && spec.logit_scale == 1.0f &&
+      spec.attention_softcap == 0 && spec.logit_softcap == 0 && spec.long_ropes.empty() &&
+      std::ranges::all_of(spec.layers, [](const LayerSpec& layer) { return layer.window == 0; });
+  if (!plain)
+    throw ConfigError(
+        "methods duo and moa take gradients, which are not supported for architecture " +
+        spec.architecture + "; razor and measured work");
+}
+
 }  // namespace
 
 GradientModel::GradientModel(const LoadedModel& files, ThreadPool& pool)
@@ -32,6 +46,7 @@ GradientModel::GradientModel(const LoadedModel& files, ThreadPool& pool)
       layers_(files.spec.layers.size()),
       strips_(static_cast<size_t>(pool.num_threads())),
       scratch_(static_cast<size_t>(pool.num_threads())) {
+  check_dataflow(files.spec);
   for (const LayerSpec& layer : spec_.layers)
     HW_CHECK(layer.heads.num_heads == heads_.num_heads &&
                  layer.heads.num_kv_heads == heads_.num_kv_heads &&

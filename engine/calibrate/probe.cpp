@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "engine/attention/policy_table.h"
 #include "engine/sample/softmax.h"
 #include "kernels/base/check.h"
 
@@ -94,7 +95,9 @@ ProbePrompt Probe::read(std::span<const int32_t> tokens, int32_t max_new_tokens)
 // The rules take force for the rows that follow; of the prompt's blocks, the records that they need
 // and that are not there are summed.
 void Probe::set_rules(ProbePrompt& prompt, Rules rules) {
-  geometry_ = make_geometry(spec(), page_, rules);
+  std::vector<kv::RetentionRule> fitted(rules.begin(), rules.end());
+  fit_to_layers(spec(), fitted);
+  geometry_ = make_geometry(spec(), page_, fitted);
   const int64_t record_begin = geometry_.pages_for(prompt.max_tokens_);
   bool missing = false;
   std::vector<KvGroupShape> to_fold;
@@ -148,7 +151,8 @@ StepView Probe::make_step(const ProbePrompt& prompt,
     const kv::RetentionRule& rule = geometry_.groups()[static_cast<size_t>(head.group)].rule;
     compensates = compensates || rule.compensate;
     for (const int32_t position : positions)
-      window_start.push_back(position < prompt_end ? 0 : rule.window_start(position));
+      window_start.push_back(position < prompt_end ? rule.layer_start(position)
+                                                   : rule.window_start(position));
   }
   upload(ops_, token_ids_, std::vector<int32_t>(tokens.begin(), tokens.end()));
   upload(ops_, positions_, positions);
@@ -196,7 +200,9 @@ void Probe::run(const ProbePrompt& prompt,
                   tokens.subspan(static_cast<size_t>(first), static_cast<size_t>(rows)),
                   first_position + first,
                   logit_rows);
-    const Matrix logits = model_.forward(step);
+    const bool is_long = !spec().long_ropes.empty() &&
+                         static_cast<int64_t>(prompt.tokens_.size()) > spec().long_after;
+    const Matrix logits = model_.forward(step, is_long ? step.num_rows : 0);
     const size_t end = out.size();
     out.resize(end + static_cast<size_t>(logits.rows * logits.cols));
     ops_.download(

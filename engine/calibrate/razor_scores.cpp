@@ -46,7 +46,9 @@ class Collector {
           const float* key = keys_[layer].data() + (j + first_) * view.k.cols +
                              int64_t{head / group} * heads.head_dim;
           const float product = std::inner_product(query, query + heads.head_dim, key, 0.0f);
-          return std::exp(double{view.scale * product - log_sum});
+          float logit = view.scale * product;
+          if (view.softcap > 0) logit = view.softcap * std::tanh(logit / view.softcap);
+          return std::exp(double{logit - log_sum});
         };
         for (int32_t j = i - block_; j >= 0; j -= block_) {
           echo_[layer][static_cast<size_t>(head)] += attention(j);

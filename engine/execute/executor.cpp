@@ -77,7 +77,7 @@ Matrix Executor::run(const StepPlan& plan) {
   step.pages.num_groups = kv_.geometry().num_groups();
   step.pages.compensates = compensates_;
 
-  const Matrix logits = model_.forward(step);
+  const Matrix logits = model_.forward(step, plan.num_long_rows);
   host_logits_.resize(static_cast<size_t>(logits.rows * logits.cols));
   ops_.download(
       host_logits_.data(), logits.data, static_cast<int64_t>(host_logits_.size() * sizeof(float)));

@@ -17,6 +17,21 @@ void add_shape(std::string& text, std::string_view role, const WeightView& weigh
   if (weight.data != nullptr) add(text, role, {weight.rows, weight.cols});
 }
 
+// What llama does not have, so that its fingerprints stay.
+void add_dataflow(std::string& text, const ModelSpec& spec) {
+  if (!spec.norm_before || spec.norm_after || spec.qk_norm != QkNorm::kNone ||
+      spec.gate != Gate::kSilu)
+    add(text,
+        "dataflow",
+        {spec.norm_before,
+         spec.norm_after,
+         static_cast<int64_t>(spec.qk_norm),
+         static_cast<int64_t>(spec.gate)});
+  for (const LayerSpec& layer : spec.layers)
+    if (layer.window > 0) add(text, "window", {layer.window});
+  if (!spec.long_ropes.empty()) add(text, "long", {spec.long_after});
+}
+
 // FNV-1a, 64 bits.
 uint64_t hash(std::string_view text) {
   uint64_t value = 14695981039346656037U;
@@ -38,6 +53,7 @@ std::string model_fingerprint(const LoadedModel& model) {
         slowest, sizeof(slowest), "%.2e", rope.inv_freq.empty() ? 0 : rope.inv_freq.back());
     text += slowest;
   }
+  add_dataflow(text, spec);
   for (size_t i = 0; i < spec.layers.size(); ++i) {
     const LayerSpec& layer = spec.layers[i];
     add(text,

@@ -16,7 +16,7 @@ Model::Model(const LoadedModel& files,
   const auto total = static_cast<int64_t>(spec_.layers.size()) + 1;
   embedding_ = ops.load_weight(std::span(&weights.token_embedding, 1));
   if (!spec_.tied_embedding) output_ = ops.load_weight(std::span(&weights.output, 1));
-  output_norm_ = upload({&weights.output_norm});
+  output_norm_ = upload({&weights.output_norm}, spec_.logit_scale);
   if (progress) progress(1, total);
 
   int64_t widest = 0, narrowest = 0;
@@ -32,6 +32,10 @@ Model::Model(const LoadedModel& files,
     layer.down = ops.load_weight(std::span(&w.down, 1));
     layer.attn_norm = upload({&w.attn_norm});
     layer.ffn_norm = upload({&w.ffn_norm});
+    layer.attn_post_norm = upload({&w.attn_post_norm});
+    layer.ffn_post_norm = upload({&w.ffn_post_norm});
+    layer.q_norm = upload({&w.q_norm});
+    layer.k_norm = upload({&w.k_norm});
     layer.qkv_bias = upload({&w.q_bias, &w.k_bias, &w.v_bias});
     layer.o_bias = upload({&w.o_bias});
     widest = std::max({widest, layer.qkv->rows, layer.gate_up->rows});
@@ -52,7 +56,7 @@ Model::Model(const LoadedModel& files,
   for (const RopeSpec& rope : spec_.ropes) angles_.push_back(matrix(rows, rope.rotary_dim));
 }
 
-Model::Vector Model::upload(std::initializer_list<const WeightView*> parts) {
+Model::Vector Model::upload(std::initializer_list<const WeightView*> parts, float scale) {
   std::vector<float> values;
   for (const WeightView* part : parts) {
     HW_CHECK((part->data == nullptr) == ((*parts.begin())->data == nullptr), "all biases or none");
@@ -62,6 +66,7 @@ Model::Vector Model::upload(std::initializer_list<const WeightView*> parts) {
     values.insert(values.end(), data, data + part->rows * part->cols);
   }
   if (values.empty()) return {};
+  for (float& value : values) value *= scale;
   const auto bytes = static_cast<int64_t>(values.size() * sizeof(float));
   Vector vector{ops_.allocate(bytes)};
   ops_.upload(vector.buffer.data(), values.data(), bytes);
@@ -80,14 +85,13 @@ void Model::observe_attention(AttentionObserver observer) {
   lse_ = observer_ ? ops_.allocate(limits_.max_rows * widest * int64_t{sizeof(float)}) : Buffer{};
 }
 
-Matrix Model::forward(const StepView& step) {
+Matrix Model::forward(const StepView& step, int32_t num_long_rows) {
   HW_CHECK(step.num_rows <= limits_.max_rows, "rows of a step", step.num_rows);
   HW_CHECK(step.num_logit_rows <= limits_.max_logit_rows, "logit rows", step.num_logit_rows);
   const Matrix x = scratch(residual_, step.num_rows, spec_.hidden_dim);
   ops_.embed(*embedding_, step, spec_.embedding_scale, x);
-  for (size_t i = 0; i < angles_.size(); ++i)
-    ops_.rope_angles(
-        spec_.ropes[i], step, scratch(angles_[i], step.num_rows, spec_.ropes[i].rotary_dim));
+  rotate(spec_.ropes, step, 0, step.num_rows - num_long_rows);
+  rotate(spec_.long_ropes, step, step.num_rows - num_long_rows, num_long_rows);
   for (int32_t layer = 0; layer < static_cast<int32_t>(layers_.size()); ++layer) {
     attention_block(layer, step, x);
     ffn_block(layer, step, x);
@@ -98,7 +102,48 @@ Matrix Model::forward(const StepView& step) {
   ops_.rms_norm(last, output_norm_.data(), spec_.rms_eps, last);
   const Matrix logits = scratch(logits_, step.num_logit_rows, spec_.vocab_size);
   ops_.linear(output_ ? *output_ : *embedding_, last, logits, LinearMode::kOverwrite);
+  if (spec_.logit_softcap > 0) ops_.softcap(logits, spec_.logit_softcap);
   return logits;
+}
+
+// The angles of count rows from `first` on.
+void Model::rotate(std::span<const RopeSpec> ropes,
+                   const StepView& step,
+                   int32_t first,
+                   int32_t count) {
+  if (count == 0) return;
+  StepView part = step;
+  part.num_rows = count;
+  part.positions += first;
+  for (size_t i = 0; i < ropes.size(); ++i) {
+    Matrix angles = scratch(angles_[i], count, ropes[i].rotary_dim);
+    angles.data = angles_[i].data() + first * angles.stride * dtype_bytes(angles.dtype);
+    ops_.rope_angles(ropes[i], part, angles);
+  }
+}
+
+// What a branch reads: x itself where the architecture does not normalise before it.
+Matrix Model::before(const Vector& norm, Matrix x) {
+  if (norm.data() == nullptr) return x;
+  const Matrix h = scratch(normed_, x.rows, spec_.hidden_dim);
+  ops_.rms_norm(x, norm.data(), spec_.rms_eps, h);
+  return h;
+}
+
+// x += residual_scale * norm(branch * weight^T + bias)
+void Model::add_branch(
+    const Weight& weight, const Vector& bias, const Vector& norm, Matrix branch, Matrix x) {
+  const bool plain = norm.data() == nullptr && spec_.residual_scale == 1.0f;
+  const Matrix y = plain ? x : scratch(normed_, x.rows, spec_.hidden_dim);
+  ops_.linear(weight, branch, y, plain ? LinearMode::kAdd : LinearMode::kOverwrite);
+  if (bias.data() != nullptr) ops_.add_bias(y, bias.data());
+  if (norm.data() != nullptr) ops_.rms_norm(y, norm.data(), spec_.rms_eps, y);
+  if (!plain) ops_.add_scaled(y, spec_.residual_scale, x);
+}
+
+void Model::normalize_heads(const Vector& norm, int32_t num_heads, Matrix x) {
+  if (spec_.qk_norm == QkNorm::kHead) ops_.head_norm(x, norm.data(), spec_.rms_eps, num_heads);
+  if (spec_.qk_norm == QkNorm::kRow) ops_.rms_norm(x, norm.data(), spec_.rms_eps, x);
 }
 
 void Model::attention_block(int32_t index, const StepView& step, Matrix x) {
@@ -109,10 +154,8 @@ void Model::attention_block(int32_t index, const StepView& step, Matrix x) {
   const int64_t q_cols = int64_t{heads.num_heads} * heads.head_dim;
   const int64_t kv_cols = int64_t{heads.num_kv_heads} * heads.head_dim;
 
-  const Matrix h = scratch(normed_, step.num_rows, spec_.hidden_dim);
-  ops_.rms_norm(x, layer.attn_norm.data(), spec_.rms_eps, h);
   const Matrix qkv = scratch(wide_, step.num_rows, q_cols + 2 * kv_cols);
-  ops_.linear(*layer.qkv, h, qkv, LinearMode::kOverwrite);
+  ops_.linear(*layer.qkv, before(layer.attn_norm, x), qkv, LinearMode::kOverwrite);
   if (layer.qkv_bias.data() != nullptr) ops_.add_bias(qkv, layer.qkv_bias.data());
 
   const bool rotary = spec.rope_idx >= 0;
@@ -122,6 +165,8 @@ void Model::attention_block(int32_t index, const StepView& step, Matrix x) {
              : Matrix{};
   const Matrix q = qkv.columns(0, q_cols);
   const Matrix k = qkv.columns(q_cols, kv_cols);
+  normalize_heads(layer.q_norm, heads.num_heads, q);
+  normalize_heads(layer.k_norm, heads.num_kv_heads, k);
   ops_.rope_append_kv(
       index, heads, rope, step, angles, q, k, qkv.columns(q_cols + kv_cols, kv_cols));
   if (step.pages.compensates) ops_.fold_kv(index, heads, step);
@@ -132,23 +177,30 @@ void Model::attention_block(int32_t index, const StepView& step, Matrix x) {
   const Matrix lse =
       observer_ ? Matrix{lse_.data(), DType::kF32, step.num_rows, heads.num_heads, heads.num_heads}
                 : Matrix{};
-  ops_.attention(
-      {.layer = index, .heads = heads, .scale = scale, .q = q, .out = attended, .lse = lse}, step);
-  if (observer_) observer_({index, heads, scale, q, k, lse}, step);
-  ops_.linear(*layer.o, attended, x, LinearMode::kAdd);
-  if (layer.o_bias.data() != nullptr) ops_.add_bias(x, layer.o_bias.data());
+  ops_.attention({.layer = index,
+                  .heads = heads,
+                  .scale = scale,
+                  .softcap = spec_.attention_softcap,
+                  .q = q,
+                  .out = attended,
+                  .lse = lse},
+                 step);
+  if (observer_) observer_({index, heads, scale, spec_.attention_softcap, q, k, lse}, step);
+  add_branch(*layer.o, layer.o_bias, layer.attn_post_norm, attended, x);
 }
 
 void Model::ffn_block(int32_t index, const StepView& step, Matrix x) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const int64_t ffn_dim = spec_.layers[static_cast<size_t>(index)].ffn_dim;
-  const Matrix h = scratch(normed_, step.num_rows, spec_.hidden_dim);
-  ops_.rms_norm(x, layer.ffn_norm.data(), spec_.rms_eps, h);
   const Matrix gate_up = scratch(wide_, step.num_rows, 2 * ffn_dim);
-  ops_.linear(*layer.gate_up, h, gate_up, LinearMode::kOverwrite);
+  ops_.linear(*layer.gate_up, before(layer.ffn_norm, x), gate_up, LinearMode::kOverwrite);
   const Matrix gated = scratch(narrow_, step.num_rows, ffn_dim);
-  ops_.silu_mul(gate_up, gated);
-  ops_.linear(*layer.down, gated, x, LinearMode::kAdd);
+  if (spec_.gate == Gate::kSilu) {
+    ops_.silu_mul(gate_up, gated);
+  } else {
+    ops_.gelu_mul(gate_up, gated);
+  }
+  add_branch(*layer.down, {}, layer.ffn_post_norm, gated, x);
 }
 
 }  // namespace headwater

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "engine/model/loaded_model.h"
@@ -15,10 +16,11 @@ namespace headwater {
 struct AttentionView {
   int32_t layer = 0;
   HeadShape heads;
-  float scale = 1.0f;  // logit = scale * q.k
-  Matrix q;            // [num_rows, num_heads * head_dim], after RoPE
-  Matrix k;            // [num_rows, num_kv_heads * head_dim], after RoPE, as it went to the pages
-  Matrix lse;          // [num_rows, num_heads] log of each row's sum of exp(logit)
+  float scale = 1.0f;    // logit = scale * q.k, if softcap is 0
+  float softcap = 0.0f;  // > 0: logit = softcap * tanh(scale * q.k / softcap)
+  Matrix q;              // [num_rows, num_heads * head_dim], after RoPE
+  Matrix k;              // [num_rows, num_kv_heads * head_dim], after RoPE, as it went to the pages
+  Matrix lse;            // [num_rows, num_heads] log of each row's sum of exp(logit)
 };
 using AttentionObserver = std::function<void(const AttentionView&, const StepView&)>;
 
@@ -39,8 +41,10 @@ class Model {
   const Limits& limits() const { return limits_; }
 
   // Runs every layer over the step's rows and appends their K and V to the pages. Returns the
-  // logits, [num_logit_rows, vocab_size] in device memory, valid until the next call.
-  Matrix forward(const StepView& step);
+  // logits, [num_logit_rows, vocab_size] in device memory, valid until the next call. The last
+  // num_long_rows rows are of sequences of more than spec().long_after tokens, where there is such
+  // a bound.
+  Matrix forward(const StepView& step, int32_t num_long_rows = 0);
   // Called after each layer's attention from now on; for calibration, never in serving. {}: nobody.
   void observe_attention(AttentionObserver observer);
 
@@ -50,12 +54,17 @@ class Model {
     const float* data() const { return buffer.as<float>(); }
   };
   struct Layer {
-    Vector attn_norm, ffn_norm, qkv_bias, o_bias;
+    Vector attn_norm, ffn_norm, attn_post_norm, ffn_post_norm, q_norm, k_norm, qkv_bias, o_bias;
     std::unique_ptr<Weight> qkv, o, gate_up, down;
   };
 
-  Vector upload(std::initializer_list<const WeightView*> parts);
+  Vector upload(std::initializer_list<const WeightView*> parts, float scale = 1.0f);
   Matrix scratch(const Buffer& buffer, int64_t rows, int64_t cols) const;
+  void rotate(std::span<const RopeSpec> ropes, const StepView& step, int32_t first, int32_t count);
+  Matrix before(const Vector& norm, Matrix x);
+  void add_branch(
+      const Weight& weight, const Vector& bias, const Vector& norm, Matrix branch, Matrix x);
+  void normalize_heads(const Vector& norm, int32_t num_heads, Matrix x);
   void attention_block(int32_t layer, const StepView& step, Matrix x);
   void ffn_block(int32_t layer, const StepView& step, Matrix x);
 

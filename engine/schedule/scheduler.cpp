@@ -29,6 +29,7 @@ void Scheduler::add_fork(std::unique_ptr<Sequence> seq, const Sequence& parent) 
     wait(std::move(seq));
     return;
   }
+  seq->rules.key_space = parent.rules.key_space;
   seq->kv = kv_.fork(parent.kv);
   seq->state = SequenceState::kRunning;
   seq->admitted_before = true;
@@ -44,6 +45,14 @@ void Scheduler::next_step(StepPlan& plan, std::vector<std::unique_ptr<Sequence>>
   plan.sequences.clear();
   plan.num_rows = 0;
   plan.num_logit_rows = 0;
+  for (size_t i = 0; i < running_.size();) {
+    Sequence& seq = *running_[i];
+    if (is_long(seq) == seq.long_context()) {
+      ++i;
+    } else {
+      wait(remove(seq));  // became long: everything anew
+    }
+  }
   // place() may preempt, which shrinks running_ at its end: index, never iterate.
   int32_t num_decodes = 0;
   for (size_t i = 0; i < running_.size(); ++i)
@@ -70,6 +79,7 @@ int32_t Scheduler::admit(StepPlan& plan, int32_t max_rows) {
   if (waiting_.empty() || kv_.num_free_slots() == 0) return 0;
   if (static_cast<int32_t>(running_.size()) >= limits_.max_num_seqs) return 0;
   Sequence& seq = *waiting_.front();
+  seq.rules.key_space = is_long(seq) ? 1 : 0;
   kv::SequenceRules rules = seq.rules;
   rules.share_prefix = !seq.wants_prompt_logprobs();  // those need every prompt row computed
   seq.kv = kv_.create(rules);

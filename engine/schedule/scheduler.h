@@ -23,6 +23,7 @@ class Scheduler {
     int32_t max_num_batched_tokens = 0;
     int32_t max_logit_rows = 0;
     double max_itl_stretch = 2.0;
+    int32_t long_after = 0;  // > 0: a sequence of more tokens is a long one (ModelSpec)
   };
   // kv is not owned.
   Scheduler(kv::KvManager& kv, const Limits& limits);
@@ -50,6 +51,9 @@ class Scheduler {
   // The first waiting sequence runs from now on, if a place and pages are free. Returns the rows
   // that it got in this step; 0: nobody was admitted.
   int32_t admit(StepPlan& plan, int32_t max_rows);
+  bool is_long(const Sequence& seq) const {
+    return limits_.long_after > 0 && seq.num_tokens() > limits_.long_after;
+  }
   int32_t max_step_rows() const { return limits_.max_num_batched_tokens; }
   // Plans up to max_rows of the sequence, preempting later ones for pages. Returns the rows; 0: it
   // was itself preempted, or no logit row is left.

@@ -1,5 +1,7 @@
 #include "engine/schedule/step_plan.h"
 
+#include <algorithm>
+
 namespace headwater {
 
 void flatten(StepPlan& plan, const kv::KvManager& kv) {
@@ -10,10 +12,14 @@ void flatten(StepPlan& plan, const kv::KvManager& kv) {
   plan.logit_rows.clear();
   plan.table_begin.clear();
   plan.num_decodes = 0;
+  plan.num_long_rows = 0;
+  std::ranges::stable_partition(plan.sequences,
+                                [](const PlannedRows& rows) { return !rows.seq->long_context(); });
   const int32_t num_groups = kv.geometry().num_groups();
   for (PlannedRows& rows : plan.sequences) {
     const Sequence& seq = *rows.seq;
     plan.num_decodes += seq.decoding();
+    plan.num_long_rows += seq.long_context() ? rows.num_rows : 0;
     for (int32_t position = rows.first_position; position < rows.end(); ++position) {
       plan.token_ids.push_back(seq.tokens[static_cast<size_t>(position)]);
       plan.positions.push_back(position);

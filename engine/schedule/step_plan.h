@@ -24,7 +24,8 @@ struct StepPlan {
   std::vector<PlannedRows> sequences;
   int32_t num_rows = 0;
   int32_t num_logit_rows = 0;
-  int32_t num_decodes = 0;  // rows that continue an output
+  int32_t num_decodes = 0;    // rows that continue an output
+  int32_t num_long_rows = 0;  // of sequences with long_context; they come last
 
   std::vector<int32_t> token_ids, positions, row_seq;  // [num_rows]
   std::vector<int32_t> row_begin;                      // [num_seqs + 1]
@@ -36,7 +37,7 @@ struct StepPlan {
   bool empty() const { return sequences.empty(); }
 };
 
-// Fills the flat arrays from `sequences`.
+// Fills the flat arrays from `sequences`, which it puts in order.
 void flatten(StepPlan& plan, const kv::KvManager& kv);
 
 }  // namespace headwater

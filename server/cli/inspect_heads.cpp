@@ -18,8 +18,14 @@ char letter_of(size_t rank) {
 }
 
 Json rule_json(const kv::RetentionRule& rule) {
-  if (rule.keeps_all()) return {{"keeps", "everything"}};
-  Json json = {{"sinks", rule.sink_tokens}, {"recent", rule.recent_tokens}};
+  Json json;
+  if (rule.layer_window > 0) json["layer_window"] = rule.layer_window;
+  if (rule.keeps_all_seen()) {
+    json["keeps"] = "everything";  // that the layer sees
+    return json;
+  }
+  json["sinks"] = rule.sink_tokens;
+  json["recent"] = rule.recent_tokens;
   if (rule.growth_ppm > 0) {
     json["growth"] = static_cast<double>(rule.growth_ppm) / rule.kPpm;
     json["growth_offset"] = rule.growth_offset;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/attention/policy_table.h"
 #include "engine/log.h"
 
 namespace headwater::testing {
@@ -48,8 +49,9 @@ EngineHarness::EngineHarness(const LoadedModel& files, const HarnessOptions& opt
   const HeadShape& heads = spec.layers[0].heads;
   const auto num_heads = spec.layers.size() * static_cast<size_t>(heads.num_kv_heads);
   const PageShape page{ops_->default_kv_format(), heads.head_dim, options.page_tokens, 0};
-  const std::vector<kv::RetentionRule> rules =
+  std::vector<kv::RetentionRule> rules =
       options.rules.empty() ? std::vector<kv::RetentionRule>(num_heads) : options.rules;
+  fit_to_layers(spec, rules);
 
   const Model::Limits limits{std::max(options.max_num_batched_tokens, options.max_num_seqs),
                              options.max_num_seqs + kPromptLogitRows};
@@ -64,7 +66,7 @@ EngineHarness::EngineHarness(const LoadedModel& files, const HarnessOptions& opt
              .prefix_caching = options.prefix_caching};
   core.max_model_len = options.max_model_len;
   core.eos_token_ids = files.eos_token_ids;
-  core.dense = std::ranges::all_of(rules, &kv::RetentionRule::keeps_all);
+  core.dense = std::ranges::all_of(rules, &kv::RetentionRule::keeps_all_seen);
   core.faithful = options.faithful;
   core.seed = 1;
   core.check_invariants = options.check_invariants;
