@@ -115,6 +115,11 @@ bool JsonObject::has(std::string_view key) const {
   return it != value_->end() && !it->is_null();
 }
 
+bool JsonObject::is_null(std::string_view key) const {
+  const auto it = value_->find(key);
+  return it != value_->end() && it->is_null();
+}
+
 bool JsonObject::is_list(std::string_view key) const {
   const auto it = value_->find(key);
   return it != value_->end() && it->is_array();
@@ -184,6 +189,29 @@ std::vector<int64_t> JsonObject::integers(std::string_view key, IntRange range) 
     numbers.push_back(*number);
   }
   return numbers;
+}
+
+std::vector<double> JsonObject::numbers(std::string_view key) const {
+  const Json& value = at(key, "a list of numbers");
+  if (!value.is_array()) fail(key, "a list of numbers");
+  std::vector<double> numbers;
+  for (const Json& element : value) {
+    if (!element.is_number() || !std::isfinite(element.get<double>()))
+      fail(key, "a list of numbers");
+    numbers.push_back(element.get<double>());
+  }
+  return numbers;
+}
+
+std::vector<std::string> JsonObject::strings(std::string_view key) const {
+  const Json& value = at(key, "a list of strings");
+  if (!value.is_array()) fail(key, "a list of strings");
+  std::vector<std::string> strings;
+  for (const Json& element : value) {
+    if (!element.is_string()) fail(key, "a list of strings");
+    strings.push_back(element.get<std::string>());
+  }
+  return strings;
 }
 
 int64_t JsonObject::integer_or(std::string_view key, int64_t fallback, IntRange range) const {

@@ -35,7 +35,8 @@ class JsonObject {
 
   const std::string& name() const { return name_; }  // file and path of keys, for messages
   const nlohmann::json& value() const { return *value_; }
-  bool has(std::string_view key) const;  // present and not null
+  bool has(std::string_view key) const;      // present and not null
+  bool is_null(std::string_view key) const;  // present and null
   bool is_list(std::string_view key) const;
 
   int64_t integer(std::string_view key, IntRange range = {}) const;
@@ -45,6 +46,8 @@ class JsonObject {
   JsonObject object(std::string_view key) const;
   std::vector<JsonObject> objects(std::string_view key) const;
   std::vector<int64_t> integers(std::string_view key, IntRange range = {}) const;  // or a scalar
+  std::vector<double> numbers(std::string_view key) const;
+  std::vector<std::string> strings(std::string_view key) const;
 
   // The fallback is for an absent key or null; a value of another type is still refused.
   int64_t integer_or(std::string_view key, int64_t fallback, IntRange range = {}) const;

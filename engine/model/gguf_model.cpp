@@ -27,9 +27,9 @@ void read_architecture(const GgufParts& parts, LoadedModel& model, Refusals& ref
     throw LoadError(file.name() + ": has no tensors: it is a vocabulary, not a model");
   }
   const Arch& arch = find_gguf_arch(file.required_string("general.architecture"), file.name());
-  ArchReading reading = arch.from_gguf(file, parts.tensors);
+  ArchReading reading = read_gguf_arch(arch, file, parts.tensors);
   model.spec = std::move(reading.spec);
-  map_weights(parts.tensors, arch.gguf_tensors, reading.attention_bias, model, refusals);
+  map_weights(parts.tensors, arch.gguf_tensors, reading.weights, model, refusals);
 }
 
 void read_vocabulary(const GgufFile& file, LoadedModel& model) {

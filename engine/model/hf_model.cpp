@@ -197,10 +197,11 @@ std::unique_ptr<LoadedModel> load_hf_model(const std::string& folder_path, Refus
         refusals.attempt([&] { tensors = open_hf_tensors(folder_path, model->files, refusals); });
     refusals.attempt([&] {
       const Arch& arch = find_hf_arch(config.string("model_type"), config.name());
-      ArchReading reading = arch.from_config(config);
+      ArchReading reading = read_config_arch(arch, config);
       model->spec = std::move(reading.spec);
       if (has_tensors) {
-        map_weights(tensors, arch.hf_tensors, reading.attention_bias, *model, refusals);
+        for (const auto& [from, to] : arch.hf_renames) tensors.rename(from, to);
+        map_weights(tensors, arch.hf_tensors, reading.weights, *model, refusals);
       }
     });
     refusals.attempt([&] { read_vocabulary(folder, *model); });

@@ -62,6 +62,18 @@ void TensorSet::add(const SafetensorsFile& file) {
   }
 }
 
+void TensorSet::rename(std::string_view from, std::string_view to) {
+  std::vector<StoredTensor> renamed;
+  for (auto it = tensors_.lower_bound(from); it != tensors_.end() && it->first.starts_with(from);) {
+    renamed.push_back(std::move(it->second));
+    it = tensors_.erase(it);
+  }
+  for (StoredTensor& tensor : renamed) {
+    tensor.name = std::string(to) + tensor.name.substr(from.size());
+    add(std::move(tensor));
+  }
+}
+
 const StoredTensor* TensorSet::find(std::string_view name) const {
   const auto it = tensors_.find(name);
   return it == tensors_.end() ? nullptr : &it->second;

@@ -33,6 +33,10 @@ class TensorSet {
   void add(const GgufFile& file);
   void add(const SafetensorsFile& file);
 
+  // Tensors whose names begin by `from` are found by names that begin by `to` from now on. Throws
+  // LoadError when such a name is taken.
+  void rename(std::string_view from, std::string_view to);
+
   const StoredTensor* find(std::string_view name) const;
   const std::map<std::string, StoredTensor, std::less<>>& tensors() const { return tensors_; }
 

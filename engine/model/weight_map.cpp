@@ -41,8 +41,8 @@ std::string list_text(const std::vector<std::string>& names) {
 
 class Mapper {
  public:
-  Mapper(const TensorSet& tensors, LoadedModel& model, Refusals& refusals)
-      : tensors_(tensors), model_(model), refusals_(refusals) {}
+  Mapper(const TensorSet& tensors, const WeightRules& rules, LoadedModel& model, Refusals& refusals)
+      : tensors_(tensors), rules_(rules), model_(model), refusals_(refusals) {}
 
   WeightView matrix(const std::string& stem, int64_t rows, int64_t cols) {
     const StoredTensor* tensor = take(stem + ".weight", {rows, cols}, Presence::kRequired);
@@ -51,11 +51,34 @@ class Mapper {
     format_bytes_[static_cast<size_t>(view.format)] += view.bytes();
     return view;
   }
+  // One tensor whose rows are those of the parts, one after another.
+  void stacked(const std::string& stem,
+               int64_t cols,
+               std::initializer_list<std::pair<WeightView*, int64_t>> parts) {
+    int64_t rows = 0;
+    for (const auto& [view, count] : parts) rows += count;
+    const WeightView whole = matrix(stem, rows, cols);
+    if (whole.data == nullptr) return;
+    const auto* data = static_cast<const std::byte*>(whole.data);
+    for (const auto& [view, count] : parts) {
+      *view = {whole.format, count, cols, data};
+      data += view->bytes();
+    }
+  }
   WeightView norm(const std::string& stem, int64_t size) {
-    return vector(stem + ".weight", size, Presence::kRequired);
+    const WeightView view = vector(stem + ".weight", size, Presence::kRequired);
+    if (view.data != nullptr && rules_.norm_offset != 0.0f) {
+      for (float& value : model_.owned.back()) value += rules_.norm_offset;
+    }
+    return view;
   }
   WeightView bias(const std::string& stem, int64_t size, Presence presence) {
     return presence == Presence::kAbsent ? WeightView{} : vector(stem + ".bias", size, presence);
+  }
+  // An optional bias of one of q, k and v is one of all.
+  Presence fused_bias(const std::string& first_stem) const {
+    if (rules_.qkv_bias != Presence::kOptional) return rules_.qkv_bias;
+    return tensors_.find(first_stem + ".bias") != nullptr ? Presence::kRequired : Presence::kAbsent;
   }
 
   void check_complete(const TensorNames& names) const {
@@ -67,11 +90,16 @@ class Mapper {
                     std::to_string(missing_.size()) +
                     " tensors that are missing: " + list_text(missing_));
     }
+    // A tied model may bring its output too: it is the embedding again.
+    const std::string tied =
+        model_.spec.tied_embedding ? std::string(names.output) + ".weight" : "";
     std::vector<std::string> unused;
     for (const auto& [name, tensor] : tensors_.tensors()) {
-      const auto ends_name = [&name = name](std::string_view end) { return name.ends_with(end); };
-      if (!used_.contains(name) &&
-          std::none_of(names.ignored.begin(), names.ignored.end(), ends_name)) {
+      const auto in_name = [&name = name](std::string_view part) {
+        return name.find(part) != std::string::npos;
+      };
+      if (!used_.contains(name) && name != tied &&
+          std::none_of(names.ignored.begin(), names.ignored.end(), in_name)) {
         unused.push_back(name);
       }
     }
@@ -129,6 +157,7 @@ class Mapper {
   }
 
   const TensorSet& tensors_;
+  const WeightRules& rules_;
   LoadedModel& model_;
   Refusals& refusals_;
   std::map<std::string, std::vector<const StoredTensor*>> unsupported_;  // by type
@@ -137,16 +166,70 @@ class Mapper {
   std::array<int64_t, 16> format_bytes_{};  // by QuantFormat
 };
 
+void map_attention(Mapper& mapper,
+                   const TensorNames& names,
+                   const WeightRules& rules,
+                   const ModelSpec& spec,
+                   size_t layer,
+                   LayerWeights& out) {
+  const HeadShape& heads = spec.layers[layer].heads;
+  const int64_t q_rows = int64_t{heads.num_heads} * heads.head_dim;
+  const int64_t kv_rows = int64_t{heads.num_kv_heads} * heads.head_dim;
+  const auto named = [layer](std::string_view pattern) { return with_layer(pattern, layer); };
+  if (spec.norm_before) out.attn_norm = mapper.norm(named(names.attn_norm), spec.hidden_dim);
+  if (!names.qkv.empty()) {
+    mapper.stacked(named(names.qkv),
+                   spec.hidden_dim,
+                   {{&out.q, q_rows}, {&out.k, kv_rows}, {&out.v, kv_rows}});
+  } else {
+    out.q = mapper.matrix(named(names.q), q_rows, spec.hidden_dim);
+    out.k = mapper.matrix(named(names.k), kv_rows, spec.hidden_dim);
+    out.v = mapper.matrix(named(names.v), kv_rows, spec.hidden_dim);
+    const Presence bias = mapper.fused_bias(named(names.q));
+    out.q_bias = mapper.bias(named(names.q), q_rows, bias);
+    out.k_bias = mapper.bias(named(names.k), kv_rows, bias);
+    out.v_bias = mapper.bias(named(names.v), kv_rows, bias);
+  }
+  if (spec.qk_norm != QkNorm::kNone) {
+    const bool by_head = spec.qk_norm == QkNorm::kHead;
+    out.q_norm = mapper.norm(named(names.q_norm), by_head ? heads.head_dim : q_rows);
+    out.k_norm = mapper.norm(named(names.k_norm), by_head ? heads.head_dim : kv_rows);
+  }
+  out.o = mapper.matrix(named(names.o), spec.hidden_dim, q_rows);
+  out.o_bias = mapper.bias(named(names.o), spec.hidden_dim, rules.o_bias);
+  if (spec.norm_after)
+    out.attn_post_norm = mapper.norm(named(names.attn_post_norm), spec.hidden_dim);
+}
+
+void map_ffn(Mapper& mapper,
+             const TensorNames& names,
+             const ModelSpec& spec,
+             size_t layer,
+             LayerWeights& out) {
+  const int64_t ffn_dim = spec.layers[layer].ffn_dim;
+  const auto named = [layer](std::string_view pattern) { return with_layer(pattern, layer); };
+  if (spec.norm_before) out.ffn_norm = mapper.norm(named(names.ffn_norm), spec.hidden_dim);
+  if (!names.gate_up.empty()) {
+    mapper.stacked(
+        named(names.gate_up), spec.hidden_dim, {{&out.gate, ffn_dim}, {&out.up, ffn_dim}});
+  } else {
+    out.gate = mapper.matrix(named(names.gate), ffn_dim, spec.hidden_dim);
+    out.up = mapper.matrix(named(names.up), ffn_dim, spec.hidden_dim);
+  }
+  out.down = mapper.matrix(named(names.down), spec.hidden_dim, ffn_dim);
+  if (spec.norm_after) out.ffn_post_norm = mapper.norm(named(names.ffn_post_norm), spec.hidden_dim);
+}
+
 }  // namespace
 
 void map_weights(const TensorSet& tensors,
                  const TensorNames& names,
-                 Presence attention_bias,
+                 const WeightRules& rules,
                  LoadedModel& model,
                  Refusals& refusals) {
   const ModelSpec& spec = model.spec;
   ModelWeights& weights = model.weights;
-  Mapper mapper(tensors, model, refusals);
+  Mapper mapper(tensors, rules, model, refusals);
   weights.token_embedding =
       mapper.matrix(std::string(names.token_embedding), spec.vocab_size, spec.hidden_dim);
   weights.output_norm = mapper.norm(std::string(names.output_norm), spec.hidden_dim);
@@ -154,24 +237,9 @@ void map_weights(const TensorSet& tensors,
                        ? weights.token_embedding
                        : mapper.matrix(std::string(names.output), spec.vocab_size, spec.hidden_dim);
   for (size_t i = 0; i < spec.layers.size(); ++i) {
-    const LayerSpec& layer = spec.layers[i];
-    const int64_t q_rows = int64_t{layer.heads.num_heads} * layer.heads.head_dim;
-    const int64_t kv_rows = int64_t{layer.heads.num_kv_heads} * layer.heads.head_dim;
-    const auto named = [i](std::string_view pattern) { return with_layer(pattern, i); };
     LayerWeights& out = weights.layers.emplace_back();
-    out.attn_norm = mapper.norm(named(names.attn_norm), spec.hidden_dim);
-    out.q = mapper.matrix(named(names.q), q_rows, spec.hidden_dim);
-    out.k = mapper.matrix(named(names.k), kv_rows, spec.hidden_dim);
-    out.v = mapper.matrix(named(names.v), kv_rows, spec.hidden_dim);
-    out.o = mapper.matrix(named(names.o), spec.hidden_dim, q_rows);
-    out.q_bias = mapper.bias(named(names.q), q_rows, attention_bias);
-    out.k_bias = mapper.bias(named(names.k), kv_rows, attention_bias);
-    out.v_bias = mapper.bias(named(names.v), kv_rows, attention_bias);
-    out.o_bias = mapper.bias(named(names.o), spec.hidden_dim, attention_bias);
-    out.ffn_norm = mapper.norm(named(names.ffn_norm), spec.hidden_dim);
-    out.gate = mapper.matrix(named(names.gate), layer.ffn_dim, spec.hidden_dim);
-    out.up = mapper.matrix(named(names.up), layer.ffn_dim, spec.hidden_dim);
-    out.down = mapper.matrix(named(names.down), spec.hidden_dim, layer.ffn_dim);
+    map_attention(mapper, names, rules, spec, i, out);
+    map_ffn(mapper, names, spec, i, out);
   }
   mapper.check_complete(names);
   model.weight_format = mapper.formats();

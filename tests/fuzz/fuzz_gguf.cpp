@@ -53,10 +53,10 @@ void read_model(const GgufFile& file, Refusals& refusals) {
     TensorSet tensors;
     tensors.add(file);
     const Arch& arch = find_gguf_arch(file.required_string("general.architecture"), file.name());
-    ArchReading reading = arch.from_gguf(file, tensors);
+    ArchReading reading = read_gguf_arch(arch, file, tensors);
     LoadedModel model;
     model.spec = reading.spec;
-    map_weights(tensors, arch.gguf_tensors, reading.attention_bias, model, refusals);
+    map_weights(tensors, arch.gguf_tensors, reading.weights, model, refusals);
   });
 }
 

@@ -35,7 +35,7 @@ void read_file(std::span<const std::byte> bytes, Refusals refusals) {
 
 void read_config(std::string_view text) {
   const JsonObject config = JsonObject::parse(text, "config.json");
-  for (const Arch& arch : arch_table()) attempt([&] { arch.from_config(config); });
+  for (const Arch* arch : arch_table()) attempt([&] { read_config_arch(*arch, config); });
 }
 
 }  // namespace

@@ -154,6 +154,18 @@ std::vector<Seed> make_seeds() {
       {"fuzz_safetensors",
        "config",
        R"({"model_type":"llama","hidden_act":"silu","vocab_size":300,"hidden_size":64,"intermediate_size":128,"num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":32,"rms_norm_eps":1e-6,"max_position_embeddings":8192,"rope_theta":500000.0,"rope_scaling":{"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":2048,"mscale":1.0,"mscale_all_dim":1.0}})"},
+      {"fuzz_config",
+       "gemma3",
+       R"({"model_type":"gemma3","text_config":{"hidden_size":48,"intermediate_size":64,"num_hidden_layers":6,"head_dim":16,"num_attention_heads":4,"num_key_value_heads":4,"query_pre_attn_scalar":16,"sliding_window":16,"sliding_window_pattern":3,"rope_local_base_freq":10000.0,"rope_scaling":{"rope_type":"linear","factor":8.0}}})"},
+      {"fuzz_config",
+       "gemma2",
+       R"({"hidden_activation":"gelu_pytorch_tanh","vocab_size":300,"hidden_size":64,"intermediate_size":128,"num_hidden_layers":2,"num_attention_heads":4,"rms_norm_eps":1e-6,"max_position_embeddings":8192,"attn_logit_softcapping":50.0,"final_logit_softcapping":null,"layer_types":["full_attention","sliding_attention"]})"},
+      {"fuzz_config",
+       "phi3",
+       R"({"hidden_act":"silu","vocab_size":300,"hidden_size":64,"intermediate_size":128,"num_hidden_layers":2,"num_attention_heads":4,"rms_norm_eps":1e-6,"max_position_embeddings":8192,"original_max_position_embeddings":64,"partial_rotary_factor":0.5,"sliding_window":40,"rope_scaling":{"type":"longrope","short_factor":[1,1,1,1],"long_factor":[2,2.5,3,4],"attention_factor":1.1}})"},
+      {"fuzz_config",
+       "smollm3",
+       R"({"hidden_act":"silu","vocab_size":300,"hidden_size":64,"intermediate_size":128,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":32,"rms_norm_eps":1e-6,"max_position_embeddings":8192,"no_rope_layers":[1,1,1,0],"use_sliding_window":true,"max_window_layers":1,"sliding_window":16,"attention_bias":true,"embedding_multiplier":1.0,"rope_parameters":{"rope_type":"llama3","rope_theta":1e6,"factor":8.0,"low_freq_factor":1,"high_freq_factor":4,"original_max_position_embeddings":2048}})"},
       {"fuzz_chat_template",
        "chatml",
        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m.content | trim }}<|im_end|>\n{% "
@@ -168,11 +180,12 @@ std::vector<Seed> make_seeds() {
        "completion",
        R"({"model":"m","prompt":["a",[1,2]],"n":2,"logit_bias":{"5":-1},"echo":true,"logprobs":1,"seed":7})"},
   };
-  for (const Arch& arch : arch_table()) {
+  for (const Arch* arch : arch_table()) {
+    if (arch->gguf_name.empty()) continue;
     const std::string tiny = tiny_gguf(smallest(QuantFormat::kQ5_0));
     seeds.push_back({"fuzz_gguf",
-                     "renamed_" + std::string(arch.gguf_name),
-                     renamed(bytes_of(tiny), arch.gguf_name)});
+                     "renamed_" + std::string(arch->gguf_name),
+                     renamed(bytes_of(tiny), arch->gguf_name)});
   }
   add_real_files(seeds);
   return seeds;

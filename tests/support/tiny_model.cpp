@@ -37,7 +37,9 @@ std::array<std::string, 256> byte_characters() {
   return out;
 }
 
-void add_vocabulary(GgufWriter& file) {
+}  // namespace
+
+void add_tiny_vocabulary(GgufWriter& file) {
   constexpr int32_t kNormal = 1;
   constexpr int32_t kControl = 3;
   std::vector<std::string> tokens;
@@ -68,6 +70,8 @@ void add_vocabulary(GgufWriter& file) {
   file.add_bool("tokenizer.ggml.add_bos_token", true);
   file.add_string("tokenizer.chat_template", kTemplate);
 }
+
+namespace {
 
 void add_spec(GgufWriter& file, const TinyModelOptions& options) {
   const auto u32 = [&](const char* key, int32_t value) {
@@ -139,7 +143,7 @@ void add_layer(WeightWriter& weights, const TinyModelOptions& options, int32_t l
 std::string tiny_gguf(const TinyModelOptions& options) {
   GgufWriter file;
   add_spec(file, options);
-  add_vocabulary(file);
+  add_tiny_vocabulary(file);
   WeightWriter weights(file, options.seed);
   const auto embedding_gain = std::sqrt(static_cast<float>(options.hidden_dim));
   weights.matrix("token_embd",

@@ -35,6 +35,9 @@ constexpr int32_t kTinyImEnd = 259;
 constexpr int32_t kTinyPad = 260;
 constexpr int32_t kTinyVocabSize = 300;
 
+class GgufWriter;
+void add_tiny_vocabulary(GgufWriter& file);  // tokenizer.* keys
+
 std::string tiny_gguf(const TinyModelOptions& options = {});  // the file's bytes
 void write_tiny_gguf(const std::string& path, const TinyModelOptions& options = {});
 // Through load_model; no file stays behind.

@@ -1,26 +1,32 @@
 #include "engine/model/arch/arch_table.h"
 
 #include "engine/io/quote.h"
-#include "engine/model/arch/llama.h"
+#include "engine/model/arch/archs.h"
 #include "kernels/base/status.h"
 
 namespace headwater {
 namespace {
 
-const Arch kArchs[] = {
-    {"llama",
-     "llama",
-     llama::from_gguf,
-     llama::from_config,
-     llama::kGgufTensors,
-     llama::kHfTensors},
+constexpr const Arch* kArchs[] = {
+    &arch::kLlama,
+    &arch::kMistral,
+    &arch::kSmolLm3,
+    &arch::kQwen2,
+    &arch::kQwen3,
+    &arch::kGemma2,
+    &arch::kGemma3,
+    &arch::kGemma3Text,
+    &arch::kPhi3,
+    &arch::kOlmo2,
+    &arch::kGranite,
 };
 
 const Arch& find(std::string_view name, std::string_view Arch::*column, const std::string& what) {
   std::string known;
-  for (const Arch& arch : kArchs) {
-    if (arch.*column == name) return arch;
-    known += (known.empty() ? "" : ", ") + std::string(arch.*column);
+  for (const Arch* arch : kArchs) {
+    if ((arch->*column).empty()) continue;
+    if (arch->*column == name) return *arch;
+    known += (known.empty() ? "" : ", ") + std::string(arch->*column);
   }
   throw LoadError(what + " is " + quote(name) +
                   ", which is not supported; expected one of: " + known);
@@ -28,7 +34,7 @@ const Arch& find(std::string_view name, std::string_view Arch::*column, const st
 
 }  // namespace
 
-std::span<const Arch> arch_table() { return kArchs; }
+std::span<const Arch* const> arch_table() { return kArchs; }
 
 const Arch& find_gguf_arch(std::string_view name, const std::string& file) {
   return find(name, &Arch::gguf_name, file + ": metadata key \"general.architecture\"");

@@ -242,18 +242,25 @@ TEST_CASE("load_model: what cannot be computed is refused by name", "[engine][un
        "\"llama.rope.dimension_count\" is 64"},
       {"odd rotation", replace_u32("llama.rope.dimension_count", 31), "expected an even number"},
       {"experts", replace_u32("llama.expert_count", 8), "mixture of experts"},
-      {"window",
-       replace_u32("llama.attention.sliding_window", 128),
-       "sliding-window attention is not supported"},
+      {"unknown key",
+       replace_u32("llama.attention.clamp_kqv", 8),
+       "\"llama.attention.clamp_kqv\" is not known for architecture llama"},
+      {"later tokens",
+       {"", [](GgufWriter& file) { file.add_bool("llama.attention.causal", false); }, ""},
+       "attention to later tokens is not supported"},
+      {"negative scale",
+       {"", [](GgufWriter& file) { file.add_f32("llama.attention.scale", -1.0f); }, ""},
+       "expected a positive number"},
       {"hidden",
        replace_u32("llama.embedding_length", 128),
        "has shape [300, 64], expected [300, 128]"},
       {"vocabulary",
        replace_u32("llama.vocab_size", 299),
        "\"token_embd.weight\" has shape [300, 64], expected [299, 64]"},
-      {"longrope",
-       rope_type("longrope"),
-       "type \"longrope\" is not supported; expected one of none, linear, yarn"},
+      {"longrope", rope_type("longrope"), "needs the tensors \"rope_factors_long.weight\""},
+      {"dynamic",
+       rope_type("dynamic"),
+       "type \"dynamic\" is not supported; expected one of none, linear, yarn, longrope"},
       {"base",
        {"llama.rope.freq_base",
         [](GgufWriter& file) { file.add_f32("llama.rope.freq_base", 0.5f); },
@@ -379,7 +386,7 @@ constexpr const char* kConfig = R"({"model_type":"llama","hidden_act":"silu","vo
 
 ArchReading read_config(const std::string& more) {
   const JsonObject config = JsonObject::parse(kConfig + more + "}", "config.json");
-  return find_hf_arch("llama", "config.json").from_config(config);
+  return read_config_arch(find_hf_arch("llama", "config.json"), config);
 }
 
 TEST_CASE("llama: config.json with the defaults it may leave out", "[engine][unit]") {
@@ -389,9 +396,9 @@ TEST_CASE("llama: config.json with the defaults it may leave out", "[engine][uni
   CHECK(spec.layers[0].heads.head_dim == 16);
   CHECK(spec.rms_eps == 1e-6f);
   CHECK_FALSE(spec.tied_embedding);
-  CHECK(reading.attention_bias == Presence::kAbsent);
+  CHECK(reading.weights.qkv_bias == Presence::kAbsent);
   CHECK(spec.ropes[0] == make_rope(RopePairing::kHalves, 16, 500000, {}));
-  CHECK(read_config(R"(,"attention_bias":true)").attention_bias == Presence::kRequired);
+  CHECK(read_config(R"(,"attention_bias":true)").weights.o_bias == Presence::kRequired);
   CHECK(read_config(R"(,"tie_word_embeddings":true)").spec.tied_embedding);
   CHECK(read_config(R"(,"head_dim":32)").spec.layers[1].heads.head_dim == 32);
 }
@@ -409,7 +416,7 @@ TEST_CASE("llama: every required key of config.json is named when missing", "[en
     std::string text = std::string(kConfig) + "}";
     text.replace(text.find("\"" + key + "\""), key.size() + 2, "\"other\"");
     const JsonObject config = JsonObject::parse(text, "config.json");
-    CHECK_THAT(load_error([&] { find_hf_arch("llama", "").from_config(config); }),
+    CHECK_THAT(load_error([&] { read_config_arch(find_hf_arch("llama", ""), config); }),
                Contains("config.json: key \"" + key + "\" is missing"));
   }
 }
@@ -454,7 +461,7 @@ TEST_CASE("llama: what config.json cannot ask for", "[engine][unit]") {
   const std::vector<std::pair<std::string, const char*>> cases = {
       {R"("rope_scaling":{"type":"dynamic","factor":2.0})",
        "type \"dynamic\" is not supported; expected one of default, linear, llama3, yarn"},
-      {R"("rope_scaling":{"type":"longrope","factor":2.0})", "type \"longrope\" is not supported"},
+      {R"("rope_scaling":{"type":"longrope","factor":2.0})", "key \"short_factor\" is missing"},
       {R"("rope_scaling":{"type":"linear"})", "rope_scaling: key \"factor\" is missing"},
       {R"("rope_scaling":{"type":"linear","factor":0})", "RoPE scaling factor is 0"},
       {R"("rope_scaling":{"rope_type":"llama3","factor":2.0,"low_freq_factor":4,"high_freq_factor":4,"original_max_position_embeddings":8192})",

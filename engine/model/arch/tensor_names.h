@@ -1,16 +1,14 @@
-// Architecture llama: Llama 1 to 3, SmolLM2, Mistral as GGUF and others of the same dataflow.
+// The names that most architectures share; a row copies them and changes what differs.
 #pragma once
 
 #include <string_view>
 
-#include "engine/model/arch/arch_table.h"
+#include "engine/model/weight_map.h"
 
-namespace headwater::llama {
+namespace headwater::arch {
 
-ArchReading from_gguf(const GgufFile& metadata, const TensorSet& tensors);
-ArchReading from_config(const JsonObject& config);
-
-inline constexpr std::string_view kGgufIgnored[] = {"rope_freqs.weight"};  // read by from_gguf
+// Read beside the weights: divisors of the rotary frequencies.
+inline constexpr std::string_view kGgufIgnored[] = {"rope_freqs.weight", "rope_factors_"};
 inline constexpr TensorNames kGgufTensors = {
     .token_embedding = "token_embd",
     .output_norm = "output_norm",
@@ -20,10 +18,16 @@ inline constexpr TensorNames kGgufTensors = {
     .k = "blk.{}.attn_k",
     .v = "blk.{}.attn_v",
     .o = "blk.{}.attn_output",
+    .qkv = "",
+    .q_norm = "blk.{}.attn_q_norm",
+    .k_norm = "blk.{}.attn_k_norm",
+    .attn_post_norm = "blk.{}.post_attention_norm",
     .ffn_norm = "blk.{}.ffn_norm",
     .gate = "blk.{}.ffn_gate",
     .up = "blk.{}.ffn_up",
     .down = "blk.{}.ffn_down",
+    .gate_up = "",
+    .ffn_post_norm = "blk.{}.post_ffw_norm",
     .ignored = kGgufIgnored,
 };
 
@@ -37,11 +41,24 @@ inline constexpr TensorNames kHfTensors = {
     .k = "model.layers.{}.self_attn.k_proj",
     .v = "model.layers.{}.self_attn.v_proj",
     .o = "model.layers.{}.self_attn.o_proj",
+    .qkv = "",
+    .q_norm = "model.layers.{}.self_attn.q_norm",
+    .k_norm = "model.layers.{}.self_attn.k_norm",
+    .attn_post_norm = "",
     .ffn_norm = "model.layers.{}.post_attention_layernorm",
     .gate = "model.layers.{}.mlp.gate_proj",
     .up = "model.layers.{}.mlp.up_proj",
     .down = "model.layers.{}.mlp.down_proj",
+    .gate_up = "",
+    .ffn_post_norm = "model.layers.{}.post_feedforward_layernorm",
     .ignored = kHfIgnored,
 };
 
-}  // namespace headwater::llama
+// Where a norm stands behind attention, the name that is otherwise the FFN's is its.
+constexpr TensorNames with_post_norms(TensorNames names) {
+  names.attn_post_norm = names.ffn_norm;
+  names.ffn_norm = "model.layers.{}.pre_feedforward_layernorm";
+  return names;
+}
+
+}  // namespace headwater::arch
