@@ -1,6 +1,7 @@
 #!/bin/sh
 # tests/fuzz/run.sh [SECONDS] [TARGET...]: builds the libFuzzer targets with clang and runs each (or
-# the named ones) for SECONDS (default 30). Fails on a crash, leaving the input that caused it.
+# the named ones) for SECONDS (default 30), as many at once as there are cores. Fails on a crash,
+# leaving the input that caused it.
 # Environment: CXX (default clang++), BUILD_DIR (default build/fuzz).
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -15,19 +16,27 @@ cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 ninja -C "$build" make_seeds "${@:-fuzzers}"
 
 "$build/tests/fuzz/make_seeds" "$build/seeds"
-failed=""
+# As many at once as there are cores; each writes its log, and its name into failed if it fails.
+: > "$build/failed"
+run_one='
+  name=$1 build=$2 seconds=$3
+  mkdir -p "$build/corpus/$name" "$build/seeds/$name"
+  "$build/fuzz/$name" -max_total_time="$seconds" -rss_limit_mb=1024 -malloc_limit_mb=512 -timeout=10 \
+    -max_len=65536 -print_final_stats=1 -artifact_prefix="$build/$name-" \
+    "$build/corpus/$name" "$build/seeds/$name" > "$build/$name.log" 2>&1 || echo "$name" >> "$build/failed"'
+names=""
 for fuzzer in "$build"/fuzz/fuzz_*; do
   name=$(basename "$fuzzer")
-  case " ${*:-$name} " in *" $name "*) ;; *) continue ;; esac
-  mkdir -p "$build/corpus/$name" "$build/seeds/$name"
+  case " ${*:-$name} " in *" $name "*) names="$names $name" ;; esac
+done
+printf '%s\n' $names | xargs -P "$(nproc)" -I NAME sh -c "$run_one" run_one NAME "$build" "$seconds"
+
+for name in $names; do
   echo "== $name, $seconds s"
-  "$fuzzer" -max_total_time="$seconds" -rss_limit_mb=1024 -malloc_limit_mb=512 -timeout=10 \
-    -max_len=65536 -print_final_stats=1 -artifact_prefix="$build/$name-" \
-    "$build/corpus/$name" "$build/seeds/$name" > "$build/$name.log" 2>&1 || failed="$failed $name"
   grep -E "number_of_executed_units|peak_rss_mb" "$build/$name.log" || tail -40 "$build/$name.log"
 done
-if [ -n "$failed" ]; then
-  for name in $failed; do tail -40 "$build/$name.log"; done
-  echo "failed:$failed" >&2
+if [ -s "$build/failed" ]; then
+  while read -r name; do tail -40 "$build/$name.log"; done < "$build/failed"
+  echo "failed: $(tr '\n' ' ' < "$build/failed")" >&2
   exit 1
 fi
