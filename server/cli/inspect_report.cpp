@@ -19,6 +19,7 @@
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/base/status.h"
+#include "kvcache/kv_geometry.h"
 #include "server/cli/inspect_heads.h"
 
 namespace headwater::cli {
@@ -150,6 +151,29 @@ int64_t kv_bytes_per_token(const ModelSpec& spec) {
   return bytes;
 }
 
+// Bytes that a sequence of so many tokens holds, dense, in pages of 16 tokens: a layer that sees a
+// window gives back what lies behind it.
+Json kv_bytes_held(const ModelSpec& spec) {
+  constexpr int32_t kPageTokens = 16;
+  const HeadShape& heads = spec.layers.front().heads;
+  std::vector<kv::RetentionRule> rules;
+  for (const LayerSpec& layer : spec.layers) {
+    rules.insert(rules.end(),
+                 static_cast<size_t>(heads.num_kv_heads),
+                 kv::RetentionRule{.layer_window = layer.window});
+  }
+  const kv::KvGeometry geometry(static_cast<int32_t>(spec.layers.size()),
+                                heads.num_kv_heads,
+                                rules,
+                                {DType::kF16, heads.head_dim, kPageTokens, 0});
+  Json held = Json::object();
+  for (const int64_t tokens : {2048, 8192, 32768, 131072}) {
+    if (tokens > spec.max_positions) break;
+    held[std::to_string(tokens)] = geometry.bytes_for(tokens, true);
+  }
+  return held;
+}
+
 void describe_model(const LoadedModel& model, Json& report) {
   const ModelSpec& spec = model.spec;
   const HeadShape& heads = spec.layers.front().heads;
@@ -169,7 +193,15 @@ void describe_model(const LoadedModel& model, Json& report) {
       {"tied_embedding", spec.tied_embedding},
       {"trained_context_tokens", spec.max_positions},
       {"kv_bytes_per_token_f16", kv_bytes_per_token(spec)},
+      {"kv_bytes_held_f16", kv_bytes_held(spec)},
   };
+  int64_t window_layers = 0;
+  for (const LayerSpec& layer : spec.layers) {
+    if (layer.window == 0) continue;
+    ++window_layers;
+    report["model"]["window_tokens"] = layer.window;
+  }
+  if (window_layers > 0) report["model"]["window_layers"] = window_layers;
 }
 
 // Text of several scripts: what comes back from its ids is what went in, but for a leading space

@@ -87,16 +87,35 @@ std::string GgufWriter::bytes() const {
 
 int64_t GgufWriter::header_bytes() const { return static_cast<int64_t>(header().size()); }
 
+void GgufWriter::add_copy(std::string_view key, const GgufValue& value) {
+  const std::string data(reinterpret_cast<const char*>(value.bytes.data()), value.bytes.size());
+  if (!value.is_array) return add_raw(key, value.type, data);
+  add_raw(key,
+          GgufType::kArray,
+          le_bytes(static_cast<int32_t>(value.type)) +
+              le_bytes(static_cast<uint64_t>(value.count)) + data);
+}
+
+void GgufWriter::add_copy(const GgufTensor& tensor) {
+  add_tensor(tensor.name,
+             std::span(tensor.ne).first(static_cast<size_t>(tensor.num_dims)),
+             tensor.type->id,
+             {reinterpret_cast<const char*>(tensor.data.data()), tensor.data.size()});
+}
+
+std::string with_u32(const std::string& bytes, std::string_view key, uint32_t value) {
+  const GgufFile file = GgufFile::parse(std::as_bytes(std::span(bytes)), "whole");
+  GgufWriter out;
+  for (const auto& [name, old] : file.metadata()) out.add_copy(name, old);
+  out.add_u32(key, value);
+  for (const GgufTensor& tensor : file.tensors()) out.add_copy(tensor);
+  return out.bytes();
+}
+
 std::vector<std::string> split_gguf(const std::string& bytes, int num_parts) {
   const GgufFile file = GgufFile::parse(std::as_bytes(std::span(bytes)), "whole");
   std::vector<GgufWriter> parts(static_cast<size_t>(num_parts));
-  for (const auto& [key, value] : file.metadata()) {
-    const std::string data(reinterpret_cast<const char*>(value.bytes.data()), value.bytes.size());
-    const std::string array =
-        le_bytes(static_cast<int32_t>(value.type)) + le_bytes(static_cast<uint64_t>(value.count));
-    parts[0].add_raw(
-        key, value.is_array ? GgufType::kArray : value.type, value.is_array ? array + data : data);
-  }
+  for (const auto& [key, value] : file.metadata()) parts[0].add_copy(key, value);
   const auto num_tensors = static_cast<int32_t>(file.tensors().size());
   for (size_t i = 0; i < parts.size(); ++i) {
     parts[i].add_raw("split.no", GgufType::kU16, le_bytes(static_cast<uint16_t>(i)));
@@ -104,12 +123,7 @@ std::vector<std::string> split_gguf(const std::string& bytes, int num_parts) {
     parts[i].add_raw("split.tensors.count", GgufType::kI32, le_bytes(num_tensors));
   }
   for (size_t i = 0; i < file.tensors().size(); ++i) {
-    const GgufTensor& tensor = file.tensors()[i];
-    parts[i * parts.size() / file.tensors().size()].add_tensor(
-        tensor.name,
-        std::span(tensor.ne).first(static_cast<size_t>(tensor.num_dims)),
-        tensor.type->id,
-        {reinterpret_cast<const char*>(tensor.data.data()), tensor.data.size()});
+    parts[i * parts.size() / file.tensors().size()].add_copy(file.tensors()[i]);
   }
   std::vector<std::string> files;
   for (const GgufWriter& part : parts) files.push_back(part.bytes());

@@ -36,6 +36,10 @@ class GgufWriter {
   // value: the bytes after the type id, as they shall lie in the file.
   void add_raw(std::string_view key, GgufType type, std::string_view value);
 
+  // A key, or a tensor, of another file.
+  void add_copy(std::string_view key, const GgufValue& value);
+  void add_copy(const GgufTensor& tensor);
+
   // ne: fastest first. The offset is computed.
   void add_tensor(std::string_view name,
                   std::span<const int64_t> ne,
@@ -63,6 +67,8 @@ class GgufWriter {
   std::string data_;
 };
 
+// The file with one more key.
+std::string with_u32(const std::string& bytes, std::string_view key, uint32_t value);
 // The file as num_parts split files: the first has the metadata, all have a share of the tensors.
 std::vector<std::string> split_gguf(const std::string& bytes, int num_parts);
 

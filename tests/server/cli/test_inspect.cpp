@@ -64,6 +64,8 @@ TEST_CASE("inspect: a model that can be served, as JSON", "[cli][unit]") {
   CHECK(model["trained_context_tokens"] == options.max_positions);
   // K and V of two bytes: 2 * 2 * 2 layers * 2 heads * 32
   CHECK(model["kv_bytes_per_token_f16"] == 512);
+  CHECK(model["kv_bytes_held_f16"] == Json{{"2048", 2048 * 512}});  // trained for 4096 tokens
+  CHECK_FALSE(model.contains("window_layers"));
 
   const Json& tokenizer = report["tokenizer"];
   CHECK(tokenizer["kind"] == "bpe");
@@ -149,6 +151,20 @@ TEST_CASE("inspect: what would be refused is shown with the reason", "[cli][unit
   const Output empty = run((folder.path() / "empty").string(), false);
   CHECK(empty.code == 1);
   CHECK_THAT(empty.text, Contains("config.json"));
+}
+
+TEST_CASE("inspect: a model with windows holds what they see", "[cli][unit]") {
+  const testing::TempFolder folder;
+  testing::TinyModelOptions options;
+  options.max_positions = 16384;
+  const std::string bytes =
+      testing::with_u32(testing::tiny_gguf(options), "llama.attention.sliding_window", 1024);
+  const Json model = Json::parse(run(folder.add("window.gguf", bytes), true).text)["model"];
+  CHECK(model["window_tokens"] == 1024);
+  CHECK(model["window_layers"] == options.num_layers);
+  // The next token sees 1,023 before it and itself, whole pages of 16 tokens.
+  CHECK(model["kv_bytes_held_f16"]["2048"] == 1024 * 512);
+  CHECK(model["kv_bytes_held_f16"]["8192"] == 1024 * 512);
 }
 
 TEST_CASE("inspect: several reasons at once", "[cli][unit]") {
