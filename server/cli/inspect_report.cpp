@@ -8,6 +8,7 @@
 #include <system_error>
 #include <utility>
 
+#include "engine/attention/policy_table.h"
 #include "engine/io/gguf.h"
 #include "engine/io/json_object.h"
 #include "engine/io/mapped_file.h"
@@ -19,7 +20,6 @@
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/base/status.h"
-#include "kvcache/kv_geometry.h"
 #include "server/cli/inspect_heads.h"
 
 namespace headwater::cli {
