@@ -259,3 +259,23 @@ TEST_CASE("GradientModel: masking effects equal finite differences in double",
     CHECK((effects.at(map, 0, 0) > 0) == (layer == 0));
   }
 }
+
+TEST_CASE("GradientModel: a dataflow that it does not reverse is refused", "[calibrate][unit]") {
+  ThreadPool pool(1);
+  const auto files = testing::make_tiny_model(small_options());
+  const auto refused = [&](auto&& change) {
+    ModelSpec& spec = files->spec;
+    const ModelSpec before = spec;
+    change(spec);
+    CHECK_THROWS_WITH(GradientModel(*files, pool),
+                      Catch::Contains("not supported for architecture"));
+    spec = before;
+    CHECK_NOTHROW(GradientModel(*files, pool));
+  };
+  refused([](ModelSpec& spec) { spec.norm_after = true; });
+  refused([](ModelSpec& spec) { spec.gate = Gate::kGeluTanh; });
+  refused([](ModelSpec& spec) { spec.qk_norm = QkNorm::kHead; });
+  refused([](ModelSpec& spec) { spec.layers[1].window = 16; });
+  refused([](ModelSpec& spec) { spec.attention_softcap = 50; });
+  refused([](ModelSpec& spec) { spec.residual_scale = 0.5f; });
+}

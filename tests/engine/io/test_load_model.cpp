@@ -273,6 +273,14 @@ TEST_CASE("load_model: what cannot be computed is refused by name", "[engine][un
        replace_tensor(down, {128, 64}, 39, 64 * 4 * 17),
        "\"blk.1.ffn_down.weight\" is of type MXFP4 (id 39), which is not supported; expected one "
        "of F32, F16"},
+      {"bias of q alone",
+       {"",
+        [](GgufWriter& file) {
+          file.add_tensor(
+              "blk.0.attn_q.bias", std::vector<int64_t>{128}, 0, std::string(512, '\0'));
+        },
+        ""},
+       "needs 2 tensors that are missing: \"blk.0.attn_k.bias\", \"blk.0.attn_v.bias\""},
       {"missing tensor", {"", {}, down}, "missing: \"blk.1.ffn_down.weight\""},
       {"shape",
        replace_tensor(down, {64, 128}, 0, 64 * 128 * 4),
