@@ -214,7 +214,10 @@ void add_metadata(GgufWriter& file, const Config& config) {
 
 }  // namespace
 
-void write_hf_folder(const Json& golden, const TempFolder& folder, bool sharded) {
+void write_hf_folder(const Json& golden,
+                     const TempFolder& folder,
+                     bool sharded,
+                     Spelling spelling) {
   const Json& config = golden.at("config");
   const bool multimodal = config.contains("text_config");
   SafetensorsWriter shards[2];
@@ -225,10 +228,20 @@ void write_hf_folder(const Json& golden, const TempFolder& folder, bool sharded)
     shards[which].add_tensor(name, "F32", shape, f32_bytes(values));
     index[name] = which == 0 ? "model-a.safetensors" : "model-b.safetensors";
   };
-  for (const auto& [name, tensor] : golden.at("tensors").items())
-    add((multimodal ? "language_model." : "") + name, tensor.at("shape"), values_of(name, tensor));
+  const bool resaved = spelling == Spelling::kResaved;
+  for (const auto& [name, tensor] : golden.at("tensors").items()) {
+    std::string stored = name;
+    if (multimodal)
+      stored =
+          resaved ? replaced(name, "model.", "model.language_model.") : "language_model." + name;
+    add(stored, tensor.at("shape"), values_of(name, tensor));
+  }
+  if (sharded && config.value("tie_word_embeddings", false))
+    add("lm_head.weight", {300, 2}, std::vector<float>(600, 0.0f));
   if (multimodal) {
-    add("vision_tower.vision_model.post_layernorm.weight", {2}, std::vector<float>{1, 2});
+    add(std::string(resaved ? "model." : "") + "vision_tower.vision_model.post_layernorm.weight",
+        {2},
+        std::vector<float>{1, 2});
     add("multi_modal_projector.mm_input_projection_weight", {2}, std::vector<float>{1, 2});
   }
   folder.add("config.json", config.dump());

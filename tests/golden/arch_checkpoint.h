@@ -2,6 +2,7 @@
 // and the GGUF that llama.cpp's converter would make of it.
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -11,9 +12,14 @@ namespace headwater::testing {
 
 using Json = nlohmann::json;
 
-// config.json, tokenizer.json and model.safetensors, in two shards if asked for. A multimodal
-// config gets its tensors' names, and some of its vision.
-void write_hf_folder(const Json& golden, const TempFolder& folder, bool sharded);
+enum class Spelling : uint8_t { kPublished, kResaved };  // of a multimodal model's tensor names
+
+// config.json, tokenizer.json and model.safetensors, in two shards if asked for. A tied model in
+// shards brings an output too, as some do; a multimodal one some of its vision.
+void write_hf_folder(const Json& golden,
+                     const TempFolder& folder,
+                     bool sharded,
+                     Spelling spelling = Spelling::kPublished);
 
 // "": there is no such file: nothing in GGUF says what the config does.
 std::string gguf_of(const Json& golden);

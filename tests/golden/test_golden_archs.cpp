@@ -145,6 +145,11 @@ TEST_CASE("Golden: every architecture from both kinds of files", "[golden][unit]
   const bool sharded = name.size() % 2 == 0;
   testing::write_hf_folder(golden, folder, sharded);
   check_case(folder.path().string(), golden, sharded ? "shards" : "safetensors");
+  if (golden.at("config").contains("text_config")) {
+    const TempFolder resaved;
+    testing::write_hf_folder(golden, resaved, false, testing::Spelling::kResaved);
+    check_case(resaved.path().string(), golden, "resaved");
+  }
   const std::string gguf = testing::gguf_of(golden);
   if (!gguf.empty()) check_case(folder.add("m.gguf", gguf), golden, "GGUF");
 }
