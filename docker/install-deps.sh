@@ -13,7 +13,7 @@ packages="
   libboost1.81-dev libssl-dev
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
   nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libspdlog-dev
-  libhwy-dev libpcre2-dev prometheus-cpp-dev
+  libhwy-dev libpcre2-dev libutf8proc-dev prometheus-cpp-dev
   catch2 libbenchmark-dev"
 
 for option in "$@"; do

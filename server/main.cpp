@@ -12,6 +12,7 @@
 #include "server/cli/chat.h"
 #include "server/cli/inspect.h"
 #include "server/cli/serve.h"
+#include "server/cli/text_tools.h"
 #include "server/config/option_table.h"
 
 namespace headwater {
@@ -46,6 +47,14 @@ constexpr Command kCommands[] = {
      "show what a model file holds",
      [](const Words& args, const std::vector<EnvVar>&) { return cli::run_inspect(args); },
      cli::inspect_help},
+    {"tokenize",
+     "turn text into a model's token ids",
+     [](const Words& args, const std::vector<EnvVar>&) { return cli::run_tokenize(args); },
+     cli::tokenize_help},
+    {"render",
+     "render a conversation with a chat template",
+     [](const Words& args, const std::vector<EnvVar>&) { return cli::run_render(args); },
+     cli::render_help},
 };
 
 std::string overview() {

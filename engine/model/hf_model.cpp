@@ -15,7 +15,7 @@
 #include "engine/io/quote.h"
 #include "engine/io/safetensors.h"
 #include "engine/model/arch/arch_table.h"
-#include "engine/text/tokenizer_json.h"
+#include "engine/model/text_files.h"
 #include "kernels/base/status.h"
 
 namespace headwater {
@@ -89,43 +89,6 @@ void add_sharded(const fs::path& folder,
   }
 }
 
-Vocabulary read_vocabulary(const fs::path& folder) {
-  const fs::path path = folder / "tokenizer.json";
-  if (!is_there(path)) {
-    throw LoadError(folder.string() + ": has no tokenizer; expected tokenizer.json");
-  }
-  const MappedFile tokenizer(path.string());
-  const fs::path config_path = folder / "tokenizer_config.json";
-  if (!is_there(config_path)) return load_tokenizer_json(text_of(tokenizer), "", path.string());
-  const MappedFile config(config_path.string());
-  return load_tokenizer_json(text_of(tokenizer), text_of(config), path.string());
-}
-
-// A text, or a list of named texts of which "default" is taken.
-std::string config_template(const JsonObject& config) {
-  if (!config.is_list("chat_template")) return config.string_or("chat_template", "");
-  for (const JsonObject& entry : config.objects("chat_template")) {
-    if (entry.string("name") == "default") return entry.string("template");
-  }
-  throw LoadError(config.name() + ": \"chat_template\" has no entry named \"default\"");
-}
-
-std::string read_chat_template(const fs::path& folder) {
-  constexpr int64_t kMaxBytes = 1 << 20;
-  const fs::path file_path = folder / "chat_template.jinja";
-  std::string text;
-  if (is_there(file_path)) {
-    text = text_of(MappedFile(file_path.string()));
-  } else if (const auto config = read_optional_object(folder / "tokenizer_config.json")) {
-    text = config_template(*config);
-  }
-  if (std::ssize(text) > kMaxBytes) {
-    throw LoadError(folder.string() + ": the chat template has " + std::to_string(text.size()) +
-                    " bytes, expected at most " + std::to_string(kMaxBytes));
-  }
-  return text;
-}
-
 // The union over the two files; either may hold one id or a list.
 std::vector<int32_t> read_eos(const fs::path& folder,
                               const JsonObject& config,
@@ -150,7 +113,7 @@ std::vector<int32_t> read_eos(const fs::path& folder,
 }
 
 void read_vocabulary(const fs::path& folder, LoadedModel& model) {
-  model.vocabulary = read_vocabulary(folder);
+  model.vocabulary = read_hf_vocabulary(folder.string());
   const int32_t rows = model.spec.vocab_size;  // 0: the architecture was refused
   if (rows > 0 && std::ssize(model.vocabulary.tokens) > rows) {
     throw LoadError(model.vocabulary.source + ": has " +
@@ -205,7 +168,7 @@ std::unique_ptr<LoadedModel> load_hf_model(const std::string& folder_path, Refus
       }
     });
     refusals.attempt([&] { read_vocabulary(folder, *model); });
-    refusals.attempt([&] { model->chat_template = read_chat_template(folder); });
+    refusals.attempt([&] { model->chat_template = read_hf_chat_template(folder_path); });
     refusals.attempt([&] {
       const int32_t rows = model->spec.vocab_size;  // 0: the architecture was refused
       model->eos_token_ids = read_eos(

@@ -1,219 +1,135 @@
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include "engine/text/pre_tokenizer.h"
 
-#include <pcre2.h>
-
-#include <algorithm>
-#include <array>
+#include <optional>
 
 #include "kernels/base/status.h"
 
 namespace headwater {
 namespace {
 
-constexpr size_t kMaxStages = 16;
-constexpr size_t kMaxPatternBytes = 8192;
-constexpr uint32_t kMaxNesting = 64;
-constexpr uint32_t kMinMatchLimit = 1'000'000;
-constexpr uint32_t kHeapLimitKib = 65536;
-constexpr size_t kJitStackStart = 32 << 10, kJitStackMax = 1 << 20;
+constexpr size_t kMaxSteps = 16;
 
-constexpr const char* kDigit = R"(\p{N})";
-constexpr const char* kGpt2 =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-constexpr const char* kLlama3 =
-    R"('[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|)"
-    R"( ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kQwen2 =
-    R"('[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|)"
-    R"( ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-struct Row {
-  const char* name;
-  std::vector<std::string> stages;
-};
-
-const std::vector<Row>& table() {
-  static const std::vector<Row> kTable = {
-      {"gpt-2", {kGpt2}},
-      {"phi-2", {kGpt2}},
-      {"mpt", {kGpt2}},
-      {"olmo", {kGpt2}},
-      {"jais", {kGpt2}},
-      {"smollm", {kDigit, kGpt2}},
-      {"starcoder", {kDigit, kGpt2}},
-      {"refact", {kDigit, kGpt2}},
-      {"command-r", {kDigit, kGpt2}},
-      {"codeshell", {kDigit, kGpt2}},
-      {"exaone", {kDigit, kGpt2}},
-      {"mellum2", {kDigit, kGpt2}},
-      {"minerva-7b", {kDigit, kGpt2}},
-      {"llama-bpe", {kLlama3}},
-      {"llama3", {kLlama3}},
-      {"llama-v3", {kLlama3}},
-      {"falcon3", {kLlama3}},
-      {"pixtral", {kLlama3}},
-      {"lfm2", {kLlama3}},
-      {"qwen2", {kQwen2}},
-      {"deepseek-r1-qwen", {kQwen2}},
-      {"stablelm2", {kQwen2}},
-  };
-  return kTable;
-}
-
-// PCRE2's \s holds U+180E, which Unicode took out of White_Space; the tokenizers' engines follow
-// Unicode. Escapes keep their meaning inside and outside of classes.
-std::string with_unicode_spaces(std::string_view pattern) {
-  constexpr std::string_view kSpaces =
-      R"(\x09-\x0D\x20\x85\xA0\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
+std::string edited(const PreStep& rule, std::string_view text, bool at_start) {
   std::string out;
-  bool in_class = false;
-  for (size_t i = 0; i < pattern.size(); ++i) {
-    const char c = pattern[i];
-    if (c == '\\' && i + 1 < pattern.size()) {
-      const char escaped = pattern[++i];
-      if (escaped == 's') {
-        out.append(in_class ? "" : "[").append(kSpaces).append(in_class ? "" : "]");
-      } else if (escaped == 'S' && !in_class) {
-        out.append("[^").append(kSpaces).append("]");
+  out.reserve(text.size() + rule.prefix.size());
+  if (rule.space.empty()) {
+    out = text;
+  } else {
+    for (const char c : text) {
+      if (c == ' ') {
+        out += rule.space;
       } else {
-        out.append({c, escaped});
+        out += c;
       }
-      continue;
     }
-    if (c == '[') in_class = true;
-    if (c == ']') in_class = false;
-    out += c;
   }
+  const bool wanted = rule.prefix_where == PreStep::Prefix::kAlways ||
+                      (rule.prefix_where == PreStep::Prefix::kFirst && at_start);
+  if (wanted && !out.starts_with(rule.prefix)) out.insert(0, rule.prefix);
   return out;
-}
-
-template <auto kFree>
-struct Deleter {
-  template <typename T>
-  void operator()(T* p) const {
-    kFree(p);
-  }
-};
-using Code = std::unique_ptr<pcre2_code, Deleter<pcre2_code_free>>;
-using CompileContext = std::unique_ptr<pcre2_compile_context, Deleter<pcre2_compile_context_free>>;
-using MatchContext = std::unique_ptr<pcre2_match_context, Deleter<pcre2_match_context_free>>;
-using MatchData = std::unique_ptr<pcre2_match_data, Deleter<pcre2_match_data_free>>;
-using JitStack = std::unique_ptr<pcre2_jit_stack, Deleter<pcre2_jit_stack_free>>;
-
-Code compile(const std::string& stage, const std::string& source) {
-  const auto fail = [&](const std::string& why) -> LoadError {
-    return LoadError(source + ": pre-tokenizer expression " + why + ": " + stage.substr(0, 200));
-  };
-  if (stage.empty()) throw fail("is empty");
-  const std::string pattern = with_unicode_spaces(stage);
-  CompileContext context(pcre2_compile_context_create(nullptr));
-  pcre2_set_max_pattern_length(context.get(), kMaxPatternBytes);
-  pcre2_set_parens_nest_limit(context.get(), kMaxNesting);
-  int error = 0;
-  PCRE2_SIZE offset = 0;
-  Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()),
-                          pattern.size(),
-                          PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
-                          &error,
-                          &offset,
-                          context.get()));
-  if (!code) {
-    std::array<PCRE2_UCHAR, 256> message{};
-    pcre2_get_error_message(error, message.data(), message.size());
-    throw fail("does not compile (" + std::string(reinterpret_cast<char*>(message.data())) + ")");
-  }
-  // Without JIT (an unsupported machine or pattern) matching falls back to the interpreter.
-  pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
-  return code;
 }
 
 }  // namespace
 
-class PreTokenizer::Stage {
+// One call of split(): the matchers, and the recursion over the steps.
+class PreTokenizer::Run {
  public:
-  explicit Stage(Code code) : code_(std::move(code)) {}
-
-  // What one split() call needs; a compiled stage is shared between threads.
-  class Matcher {
-   public:
-    Matcher(const Stage& stage, pcre2_jit_stack* stack, size_t text_bytes)
-        : code_(stage.code_.get()),
-          data_(pcre2_match_data_create(1, nullptr)),
-          context_(pcre2_match_context_create(nullptr)) {
-      const size_t limit = std::max<size_t>(kMinMatchLimit, 16 * text_bytes);
-      pcre2_set_match_limit(context_.get(), static_cast<uint32_t>(std::min<size_t>(limit, ~0U)));
-      pcre2_set_heap_limit(context_.get(), kHeapLimitKib);
-      pcre2_jit_stack_assign(context_.get(), nullptr, stack);
+  Run(const PreTokenizer& pre, size_t text_bytes, const Piece& piece) : pre_(pre), piece_(piece) {
+    matchers_.resize(pre.steps_.size());
+    for (size_t i = 0; i < matchers_.size(); ++i) {
+      if (pre.steps_[i].regex) matchers_[i].emplace(*pre.steps_[i].regex, text_bytes);
     }
+  }
 
-    // The next non-empty match at or after `from`, as [begin, end); {size, size} if none.
-    std::pair<size_t, size_t> find(std::string_view text, size_t from) {
-      const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
-      const uint32_t options = PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY;
-      int rc = pcre2_match(code_, subject, text.size(), from, options, data_.get(), context_.get());
-      if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {
-        rc = pcre2_match(
-            code_, subject, text.size(), from, options | PCRE2_NO_JIT, data_.get(), context_.get());
-      }
-      const PCRE2_SIZE* range = pcre2_get_ovector_pointer(data_.get());
-      if (rc < 0 || range[0] < from || range[1] <= range[0]) return {text.size(), text.size()};
-      return {range[0], range[1]};
+  void run(std::string_view text, bool at_start, size_t step) {
+    if (text.empty()) return;
+    if (step == pre_.steps_.size()) {
+      piece_(text);
+      return;
     }
-
-   private:
-    const pcre2_code* code_;
-    MatchData data_;
-    MatchContext context_;
-  };
+    const PreStep& rule = pre_.steps_[step].rule;
+    if (!pre_.steps_[step].regex) {
+      run(edited(rule, text, at_start), at_start, step + 1);
+      return;
+    }
+    cut(text, at_start, step);
+  }
 
  private:
-  Code code_;
+  // Spans of text, alternately gap and match, as the behavior joins them.
+  void cut(std::string_view text, bool at_start, size_t step) {
+    using Behavior = PreStep::Behavior;
+    const PreStep& rule = pre_.steps_[step].rule;
+    size_t begin = 0;  // of what is collected and not passed on yet
+    bool last_match = false;
+    const auto pass = [&](size_t end) {
+      run(text.substr(begin, end - begin), at_start && begin == 0, step + 1);
+      begin = end;
+    };
+    const auto add = [&](size_t from, size_t to, bool is_match) {
+      switch (rule.behavior) {
+        case Behavior::kIsolated:
+          pass(from);
+          pass(to);
+          break;
+        case Behavior::kRemoved:
+          pass(from);
+          if (is_match) {
+            begin = to;
+          } else {
+            pass(to);
+          }
+          break;
+        case Behavior::kContiguous:
+          if (is_match != last_match) pass(from);
+          break;
+        case Behavior::kMergedWithPrevious:
+          if (is_match) pass(to);
+          break;
+        case Behavior::kMergedWithNext:
+          if (is_match) pass(from);
+          break;
+      }
+      last_match = is_match;
+    };
+    bool after_match = false;
+    size_t pos = 0;
+    while (const auto match = matchers_[step]->find(text, pos, after_match)) {
+      if (match->first > pos) add(pos, match->first, rule.invert);
+      add(match->first, match->second, !rule.invert);
+      pos = match->second;
+      after_match = true;
+    }
+    if (pos < text.size()) add(pos, text.size(), rule.invert);
+    pass(text.size());
+  }
+
+  const PreTokenizer& pre_;
+  const Piece& piece_;
+  std::vector<std::optional<Regex::Matcher>> matchers_;
 };
 
-std::vector<std::string> PreTokenizer::stages_of(const std::string& name,
-                                                 const std::string& source) {
-  std::string known;
-  for (const Row& row : table()) {
-    if (name == row.name) return row.stages;
-    known.append(known.empty() ? "" : ", ").append(row.name);
+PreTokenizer::PreTokenizer(const std::vector<PreStep>& steps, const std::string& source) {
+  if (steps.size() > kMaxSteps) {
+    throw LoadError(source + ": " + std::to_string(steps.size()) +
+                    " pre-tokenizer steps, expected at most " + std::to_string(kMaxSteps));
   }
-  throw LoadError(source + ": pre-tokenizer \"" + name + "\" is not known; known: " + known);
-}
-
-PreTokenizer::PreTokenizer(const std::vector<std::string>& stages, const std::string& source) {
-  if (stages.size() > kMaxStages) {
-    throw LoadError(source + ": " + std::to_string(stages.size()) +
-                    " pre-tokenizer stages, expected at most " + std::to_string(kMaxStages));
-  }
-  for (const std::string& stage : stages) {
-    stages_.push_back(std::make_unique<Stage>(compile(stage, source)));
+  for (const PreStep& rule : steps) {
+    steps_.push_back({rule, nullptr});
+    if (!rule.regex.empty()) {
+      steps_.back().regex = std::make_unique<Regex>(rule.regex, rule.syntax, source);
+    }
   }
 }
 
 PreTokenizer::~PreTokenizer() = default;
 
-void PreTokenizer::split(std::string_view text,
-                         const std::function<void(std::string_view)>& piece) const {
-  JitStack stack(pcre2_jit_stack_create(kJitStackStart, kJitStackMax, nullptr));
-  std::vector<Stage::Matcher> matchers;
-  matchers.reserve(stages_.size());
-  for (const auto& stage : stages_) matchers.emplace_back(*stage, stack.get(), text.size());
-
-  const auto run = [&](const auto& self, std::string_view part, size_t stage) -> void {
-    if (part.empty()) return;
-    if (stage == matchers.size()) {
-      piece(part);
-      return;
-    }
-    for (size_t pos = 0; pos < part.size();) {
-      const auto [begin, end] = matchers[stage].find(part, pos);
-      self(self, part.substr(pos, begin - pos), stage + 1);
-      self(self, part.substr(begin, end - begin), stage + 1);
-      pos = end;
-    }
-  };
-  run(run, text, 0);
+void PreTokenizer::split(std::string_view text, bool at_start, const Piece& piece) const {
+  if (steps_.empty()) {
+    if (!text.empty()) piece(text);
+    return;
+  }
+  Run(*this, text.size(), piece).run(text, at_start, 0);
 }
 
 }  // namespace headwater

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <utility>
 
-#include "engine/text/bpe_tokenizer.h"
+#include "engine/text/text_tokenizer.h"
 #include "kernels/base/status.h"
 
 namespace headwater {
@@ -14,7 +15,7 @@ constexpr size_t kMaxTokens = size_t{1} << 24;
 
 // Texts that end a turn in published models, for files that name only one id. A token counts only
 // if it is no normal one: plain text may well contain "</s>".
-constexpr std::array<std::string_view, 24> kEndOfGeneration = {
+constexpr std::array<std::string_view, 25> kEndOfGeneration = {
     "<|eot_id|>",
     "<|im_end|>",
     "<|end|>",
@@ -34,12 +35,21 @@ constexpr std::array<std::string_view, 24> kEndOfGeneration = {
     "<end_of_utterance>",
     "<eos>",
     "<turn|>",
+    "[e~[",
     "<|tool_response>",
     "<\uFF5Cend\u2581of\u2581sentence\uFF5C>",
     "<|fim_pad|>",
     "<|repo_name|>",
     "<|file_sep|>",
 };
+
+}  // namespace
+
+bool ends_generation(std::string_view text) {
+  return std::ranges::find(kEndOfGeneration, text) != kEndOfGeneration.end();
+}
+
+namespace {
 
 std::vector<int32_t> end_of_generation(const Vocabulary& v) {
   std::vector<int32_t> ids = v.eog;
@@ -49,7 +59,7 @@ std::vector<int32_t> end_of_generation(const Vocabulary& v) {
   for (size_t i = 0; i < v.tokens.size(); ++i) {
     if (v.kinds[i] == TokenKind::kNormal || v.kinds[i] == TokenKind::kUnused) continue;
     const std::string& text = v.tokens[i];
-    if (std::ranges::find(kEndOfGeneration, text) == kEndOfGeneration.end()) continue;
+    if (!ends_generation(text)) continue;
     ids.push_back(static_cast<int32_t>(i));
     has_return |= text == "<|return|>";
     has_call |= text == "<|call|>";
@@ -73,9 +83,19 @@ void check(const Vocabulary& v) {
     fail(std::to_string(v.kinds.size()) + " token types, expected one for each of " +
          std::to_string(size) + " tokens");
   }
-  if (!v.scores.empty() && v.scores.size() != size) {
-    fail(std::to_string(v.scores.size()) + " token scores, expected none or one for each of " +
-         std::to_string(size) + " tokens");
+  constexpr std::string_view kModels[] = {"bpe", "char-bpe", "spm", "unigram"};
+  if (std::ranges::find(kModels, v.model) == std::end(kModels)) {
+    fail("tokenizer model \"" + v.model + "\" is not supported; supported: BPE over bytes or " +
+         "characters, SentencePiece's BPE, and Unigram");
+  }
+  const bool needs_scores = v.model == "spm" || v.model == "unigram";
+  if ((needs_scores || !v.scores.empty()) && v.scores.size() != size) {
+    fail(std::to_string(v.scores.size()) + " token scores, expected " +
+         (needs_scores ? "one" : "none or one") + " for each of " + std::to_string(size) +
+         " tokens");
+  }
+  if (!std::ranges::all_of(v.scores, [](double s) { return std::isfinite(s); })) {
+    fail("a token's score is no finite number");
   }
   const auto check_id = [&](int32_t id, const char* what) {
     if (id < -1 || id >= static_cast<int64_t>(size)) {
@@ -88,20 +108,36 @@ void check(const Vocabulary& v) {
   check_id(v.unknown, "unknown");
   check_id(v.pad, "padding");
   for (int32_t id : v.eog) check_id(id, "end-of-generation");
+  for (const auto* ids : {&v.before, &v.after}) {
+    for (int32_t id : *ids) {
+      check_id(id, "added");
+      if (id < 0) fail("a token that is added to every text has no id");
+    }
+  }
   if (v.add_bos && v.bos < 0) fail("add_bos is set, but no bos token id");
   if (v.add_eos && v.eos < 0) fail("add_eos is set, but no eos token id");
 }
 
 }  // namespace
 
+int Vocabulary::byte_of(int32_t id) const {
+  const std::string& text = tokens[id];
+  if (kinds[id] != TokenKind::kByte || text.size() != 6 || !text.starts_with("<0x") ||
+      text[5] != '>') {
+    return -1;
+  }
+  constexpr std::string_view kDigits = "0123456789ABCDEF";
+  const size_t high = kDigits.find(text[3]), low = kDigits.find(text[4]);
+  if (high == std::string_view::npos || low == std::string_view::npos) return -1;
+  return static_cast<int>(16 * high + low);
+}
+
 std::unique_ptr<Tokenizer> make_tokenizer(Vocabulary vocabulary) {
   check(vocabulary);
-  if (vocabulary.model == "bpe") {
-    std::vector<int32_t> eog = end_of_generation(vocabulary);
-    return std::make_unique<BpeTokenizer>(std::move(vocabulary), std::move(eog));
-  }
-  throw LoadError(vocabulary.source + ": tokenizer model \"" + vocabulary.model +
-                  "\" is not supported; supported: bpe (byte-level BPE)");
+  if (vocabulary.before.empty() && vocabulary.add_bos) vocabulary.before = {vocabulary.bos};
+  if (vocabulary.after.empty() && vocabulary.add_eos) vocabulary.after = {vocabulary.eos};
+  std::vector<int32_t> eog = end_of_generation(vocabulary);
+  return std::make_unique<TextTokenizer>(std::move(vocabulary), std::move(eog));
 }
 
 }  // namespace headwater

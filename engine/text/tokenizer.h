@@ -5,26 +5,66 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
+
+#include "engine/text/normalizer.h"
+#include "engine/text/pre_tokenizer.h"
+#include "engine/text/special_splitter.h"
 
 namespace headwater {
 
 enum class TokenKind : uint8_t { kNormal, kUnknown, kControl, kUserDefined, kUnused, kByte };
 
+// Kinds that plain text never becomes.
+inline bool is_hidden(TokenKind kind) {
+  return kind == TokenKind::kControl || kind == TokenKind::kUnknown;
+}
+// Kinds whose text is found in the input before anything else happens to it.
+inline bool is_special(TokenKind kind) {
+  return is_hidden(kind) || kind == TokenKind::kUserDefined;
+}
+
+// What a special token does to the text around it.
+struct SpecialRule {
+  bool strips_left = false, strips_right = false;  // takes the white space beside it
+  bool single_word = false;                        // does not count inside a word
+  bool normalized = false;                         // is looked for in the normalised text
+};
+
 // What a vocabulary file says, whatever its format (GGUF metadata or tokenizer.json).
 struct Vocabulary {
-  std::string model;                   // "bpe" (byte-level BPE)
-  std::string pre;                     // name of the pre-tokenizer: "smollm", "gpt-2", ...
-  std::vector<std::string> pre_regex;  // instead of pre: explicit stages from tokenizer.json
-  std::vector<std::string> tokens;     // [V], as stored (byte-level: mapped characters)
-  std::vector<TokenKind> kinds;        // [V]
-  std::vector<float> scores;           // [V] or empty
-  std::vector<std::string> merges;     // "left right", best first
-  bool ignore_merges = false;          // a whole piece that is a token is emitted as such
+  // "bpe": byte-level BPE; "char-bpe": the same over characters; "spm": BPE over characters ranked
+  // by score (SentencePiece); "unigram".
+  std::string model;
+  std::string pre;  // name of the pre-tokenizer, if it has one: "smollm", "gpt-2", ...
+  std::vector<NormalizerStep> normalizer;
+  std::vector<PreStep> pre_steps;
+  std::vector<std::string> tokens;  // [V], as stored (byte-level: mapped characters)
+  std::vector<TokenKind> kinds;     // [V]
+  std::vector<double> scores;       // [V] (spm, unigram) or empty
+  std::vector<std::string> merges;  // "left right", best first
+  std::unordered_map<int32_t, SpecialRule> special_rules;  // those that are not the default
+  SpecialSplitter::Order special_order = SpecialSplitter::Order::kLeftmost;
+
+  bool ignore_merges = false;      // a whole piece that is a token is emitted as such
+  bool last_merge_wins = false;    // of merges that are listed twice
+  bool byte_fallback = false;      // a character without a token becomes the tokens of its bytes
+  bool fuse_unknown = false;       // a run of unknown characters is one unknown token
+  bool drop_unknown = false;       // they are nothing
+  bool free_user_defined = false;  // unigram: tokens of the user cost nothing
+
+  std::string space;           // what stands for a space in tokens, "" if nothing does
+  bool leading_space = false;  // decoding drops one space at the start of a text
+
   int32_t bos = -1, eos = -1, unknown = -1, pad = -1;
   std::vector<int32_t> eog;  // further end-of-generation ids the files name
   bool add_bos = false, add_eos = false;
-  std::string source;  // file, for messages
+  std::vector<int32_t> before, after;  // what surrounds a text, if more than those two
+  std::string source;                  // file, for messages
+
+  // The byte that a token of kind kByte stands for ("<0x0A>"), or -1.
+  int byte_of(int32_t id) const;
 };
 
 class Tokenizer {
@@ -48,8 +88,13 @@ class Tokenizer {
   virtual bool adds_bos() const = 0;
   // End-of-generation ids (eos, eot, and the well-known texts such as <|im_end|>).
   virtual const std::vector<int32_t>& eog_ids() const = 0;
+  // Decoding from the start of a text drops its first space: encoding put it there.
+  virtual bool drops_leading_space() const { return false; }
   virtual int32_t find(std::string_view token) const = 0;  // -1: no such token
 };
+
+// A text that ends a turn in published models: "<|im_end|>" and the like.
+bool ends_generation(std::string_view text);
 
 // Throws LoadError: unknown model or pre-tokenizer (named), broken merges, ids out of range.
 std::unique_ptr<Tokenizer> make_tokenizer(Vocabulary vocabulary);

@@ -1,5 +1,5 @@
-// tokenizer.json and tokenizer_config.json of an HF folder as a Vocabulary. Byte-level BPE only;
-// whatever would change the ids and is not understood is refused by name.
+// tokenizer.json and tokenizer_config.json of an HF folder as a Vocabulary: BPE over bytes or
+// characters, and Unigram; whatever would change the ids and is not understood is refused by name.
 #pragma once
 
 #include <string>

@@ -95,6 +95,7 @@ THIRD_PARTY = {
     "openssl/": ("server/",),
     "spdlog/": ("engine/log",),
     "pcre2.h": ("engine/text/",),
+    "utf8proc.h": ("engine/text/",),
     "hwy/": ("kernels/",),
     "immintrin.h": ("kernels/",),
     "cuda": ("kernels/",),

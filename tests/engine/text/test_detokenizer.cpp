@@ -14,7 +14,6 @@ namespace {
 std::unique_ptr<Tokenizer> byte_tokenizer() {
   Vocabulary v;
   v.model = "bpe";
-  v.pre = "gpt-2";
   v.source = "test";
   for (int b = 0; b < 256; ++b) v.tokens.push_back(byte_level::character(static_cast<uint8_t>(b)));
   v.kinds.assign(256, TokenKind::kNormal);

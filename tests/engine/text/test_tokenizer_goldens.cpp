@@ -77,7 +77,8 @@ TEST_CASE("Tokenizer: needle-24m's GGUF gives the ids of its tokenizer.json", "[
 
 TEST_CASE("Tokenizer: published vocabularies give llama.cpp's ids", "[text][golden]") {
   const auto folder = test::shared_folder() / "data" / "vocabs";
-  for (const std::string name : {"gpt-2", "starcoder"}) {
+  for (const std::string name :
+       {"gpt-2", "starcoder", "deepseek-coder", "falcon", "llama-spm", "phi-3"}) {
     const auto gguf = unpacked(folder / (name + ".gguf.gz"));
     if (!gguf) {
       testing::skip("no " + name + " in " + folder.string());

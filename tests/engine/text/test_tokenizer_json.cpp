@@ -35,7 +35,7 @@ Json small_json() {
 
 std::string error_of(const Json& tokenizer, const std::string& config = "") {
   try {
-    load_tokenizer_json(tokenizer.dump(), config, "tokenizer.json");
+    make_tokenizer(load_tokenizer_json(tokenizer.dump(), config, "tokenizer.json"));
   } catch (const LoadError& error) {
     return error.what();
   }
@@ -51,7 +51,7 @@ TEST_CASE("tokenizer.json: stages, specials, template, both spellings of merges"
     json["model"]["merges"] = Json::parse(merges);
     const Vocabulary v = load_tokenizer_json(json.dump(), config, "tokenizer.json");
     CHECK(v.merges == std::vector<std::string>{"a b"});
-    CHECK(v.pre_regex.size() == 2);
+    CHECK(v.pre_steps.size() == 2);
     CHECK(v.bos == 257);
     CHECK(v.add_bos);
     CHECK(v.eos == 258);
@@ -69,23 +69,30 @@ TEST_CASE("tokenizer.json: what it refuses, by name", "[text][unit]") {
     INFO(pointer);
     CHECK_THAT(error_of(json), Catch::StartsWith("tokenizer.json") && Catch::Contains(part));
   };
-  check("/model/type", "Unigram", "expected BPE");
-  check("/model/byte_fallback", true, "byte_fallback");
+  check("/model/type", "WordPiece", "expected BPE or Unigram");
+  check("/model/type", "Unigram", "expected BPE, as the pre_tokenizer is ByteLevel");
   check("/model/dropout", 0.5, "dropout");
   check("/model/end_of_word_suffix", "</w>", "end_of_word_suffix");
   check("/model/merges", Json{{"a", "b", "c"}}, "merges");
   check("/model/merges", "a b", "merges");
   check("/model/vocab/ab", -1, "id of token");
-  check("/model/vocab/ab", 1000000, "id of token");
+  check("/model/vocab/ab", 1000000, "id of a token is 1000000");
   check("/model/vocab/ab", "x", "id of token");
-  check("/normalizer", {{"type", "Lowercase"}}, "Lowercase");
-  check("/pre_tokenizer", nullptr, "pre_tokenizer");
-  check("/pre_tokenizer", {{"type", "Metaspace"}}, "Metaspace");
-  check("/pre_tokenizer/pretokenizers/1/add_prefix_space", true, "add_prefix_space");
-  check("/pre_tokenizer/pretokenizers/1/type", "Digits", "ByteLevel");
-  check("/post_processor/type", "BertProcessing", "BertProcessing");
+  check("/normalizer", {{"type", "Nmt"}}, "Nmt");
+  check("/normalizer", {{"type", "Precompiled"}, {"precompiled_charsmap", "!"}}, "base64");
+  check("/normalizer", {{"type", "Precompiled"}, {"precompiled_charsmap", "AAEA"}}, "charsmap");
+  check("/pre_tokenizer", nullptr, "decoder");
+  check("/pre_tokenizer/pretokenizers/0/type", "UnicodeScripts", "UnicodeScripts");
+  check("/pre_tokenizer/pretokenizers/1/type", "Digits", "decoder");
+  check("/decoder", {{"type", "WordPiece"}}, "WordPiece");
+  const auto split = [](const char* regex) {
+    return Json{{"type", "Split"}, {"pattern", {{"Regex", regex}}}, {"behavior", "Isolated"}};
+  };
+  check("/pre_tokenizer/pretokenizers/0", split("[a&&b]"), "&&");
+  check("/pre_tokenizer/pretokenizers/0", split("[a[^b]]"), "a negated class inside a class");
+  check("/pre_tokenizer/pretokenizers/0", split("(a|b){1,2}+"), "repeats an interval");
+  check("/post_processor/type", "BertProcessing", "cls");
   check("/post_processor/single/0/SpecialToken/id", "<none>", "<none>");
-  check("/added_tokens/0/lstrip", true, "lstrip");
   check("/added_tokens/0/id", 1 << 30, "id");
   CHECK_THAT(error_of(small_json(), R"({"bos_token": "<none>"})"), Catch::Contains("bos_token"));
   CHECK_THAT(error_of(Json::array()), Catch::Contains("tokenizer.json"));

@@ -1,0 +1,93 @@
+#include "engine/model/text_files.h"
+
+#include <filesystem>
+#include <system_error>
+
+#include "engine/io/gguf.h"
+#include "engine/io/json_object.h"
+#include "engine/io/mapped_file.h"
+#include "engine/model/vocabulary_gguf.h"
+#include "engine/text/tokenizer_json.h"
+#include "kernels/base/status.h"
+
+namespace headwater {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_there(const fs::path& path) {  // false also where it may not be looked at
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
+std::string_view text_of(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
+// A tokenizer.json with the tokenizer_config.json beside it, if there is one.
+Vocabulary read_tokenizer_json(const fs::path& path) {
+  const MappedFile tokenizer(path.string());
+  const fs::path config_path = path.parent_path() / "tokenizer_config.json";
+  if (!is_there(config_path)) return load_tokenizer_json(text_of(tokenizer), "", path.string());
+  const MappedFile config(config_path.string());
+  return load_tokenizer_json(text_of(tokenizer), text_of(config), path.string());
+}
+
+// A text, or a list of named texts of which "default" is taken.
+std::string config_template(const JsonObject& config) {
+  if (!config.is_list("chat_template")) return config.string_or("chat_template", "");
+  for (const JsonObject& entry : config.objects("chat_template")) {
+    if (entry.string("name") == "default") return entry.string("template");
+  }
+  throw LoadError(config.name() + ": \"chat_template\" has no entry named \"default\"");
+}
+
+bool is_gguf(const MappedFile& file) { return text_of(file).starts_with("GGUF"); }
+
+}  // namespace
+
+Vocabulary read_hf_vocabulary(const std::string& folder) {
+  const fs::path path = fs::path(folder) / "tokenizer.json";
+  if (!is_there(path)) {
+    throw LoadError(folder + ": has no tokenizer; expected tokenizer.json");
+  }
+  return read_tokenizer_json(path);
+}
+
+std::string read_hf_chat_template(const std::string& folder) {
+  constexpr int64_t kMaxBytes = 1 << 20;
+  const fs::path file_path = fs::path(folder) / "chat_template.jinja";
+  const fs::path config_path = fs::path(folder) / "tokenizer_config.json";
+  std::string text;
+  if (is_there(file_path)) {
+    text = text_of(MappedFile(file_path.string()));
+  } else if (is_there(config_path)) {
+    const MappedFile config(config_path.string());
+    text = config_template(JsonObject::parse(text_of(config), config_path.string()));
+  }
+  if (std::ssize(text) > kMaxBytes) {
+    throw LoadError(folder + ": the chat template has " + std::to_string(text.size()) +
+                    " bytes, expected at most " + std::to_string(kMaxBytes));
+  }
+  return text;
+}
+
+TextFiles read_text_files(const std::string& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (status.type() == fs::file_type::not_found) {
+    throw LoadError(path +
+                    ": does not exist; expected a .gguf file, a tokenizer.json or a model folder");
+  }
+  if (is_directory(status)) return {read_hf_vocabulary(path), read_hf_chat_template(path)};
+  const MappedFile mapped(path);
+  if (is_gguf(mapped)) {
+    const GgufFile file = GgufFile::parse(mapped.bytes(), path);
+    return {read_gguf_vocabulary(file),
+            std::string(file.string("tokenizer.chat_template").value_or(""))};
+  }
+  const fs::path folder = fs::path(path).parent_path();
+  return {read_tokenizer_json(path), read_hf_chat_template(folder.string())};
+}
+
+}  // namespace headwater
