@@ -292,8 +292,8 @@ TEST_CASE("load_model: what cannot be computed is refused by name", "[engine][un
       {"divisors", replace_tensor("rope_freqs.weight", {8}, 0, 32), "expected 16 elements"},
       {"zero divisors", replace_tensor("rope_freqs.weight", {16}, 0, 64), "not positive"},
       {"tokenizer",
-       replace_string("tokenizer.ggml.model", "llama"),
-       "\"tokenizer.ggml.model\" is \"llama\""},
+       replace_string("tokenizer.ggml.model", "rwkv"),
+       "\"tokenizer.ggml.model\" is \"rwkv\""},
       {"token types",
        {"tokenizer.ggml.token_type",
         [](GgufWriter& file) {
