@@ -63,7 +63,9 @@ void BpeModel::index_tokens() {
   by_text_.reserve(vocabulary_.tokens.size());
   for (size_t i = 0; i < vocabulary_.tokens.size(); ++i) {
     // Plain text must not become a control token, whatever the merges say, nor spell a byte.
-    if (is_hidden(vocabulary_.kinds[i]) || vocabulary_.kinds[i] == TokenKind::kByte) continue;
+    const bool spelled = vocabulary_.kinds[i] == TokenKind::kByte ||
+                         vocabulary_.beside_model.contains(static_cast<int32_t>(i));
+    if (is_hidden(vocabulary_.kinds[i]) || spelled) continue;
     by_text_.try_emplace(vocabulary_.tokens[i], static_cast<int32_t>(i));
     if (!byte_level_) seams_.add(vocabulary_.tokens[i]);
   }

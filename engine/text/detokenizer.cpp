@@ -7,11 +7,18 @@
 
 namespace headwater {
 
-Detokenizer::Detokenizer(const Tokenizer& tokenizer, bool skip_special)
-    : tokenizer_(tokenizer), skip_special_(skip_special) {}
+Detokenizer::Detokenizer(const Tokenizer& tokenizer, bool skip_special, bool at_start)
+    : tokenizer_(tokenizer),
+      skip_special_(skip_special),
+      drops_space_(at_start && tokenizer.drops_leading_space()) {}
 
 std::string Detokenizer::push(int32_t token) {
-  pending_ += tokenizer_.token_bytes(token, !skip_special_);
+  std::string bytes = tokenizer_.token_bytes(token, !skip_special_);
+  if (drops_space_ && !tokenizer_.is_control(token)) {
+    drops_space_ = false;
+    if (bytes.starts_with(' ')) bytes.erase(0, 1);
+  }
+  pending_ += bytes;
   std::string complete;
   size_t pos = 0;
   while (pos < pending_.size()) {

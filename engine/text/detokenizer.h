@@ -14,8 +14,10 @@ namespace headwater {
 
 class Detokenizer {
  public:
-  // tokenizer is not owned. skip_special: control tokens give no text.
-  explicit Detokenizer(const Tokenizer& tokenizer, bool skip_special = true);
+  // tokenizer is not owned. skip_special: control tokens give no text. at_start: the ids begin a
+  // text rather than continue one, so a leading space that encoding put there goes
+  // (Tokenizer::drops_leading_space); control tokens may come before it.
+  explicit Detokenizer(const Tokenizer& tokenizer, bool skip_special = true, bool at_start = false);
   // Text that became complete with this token: always whole UTF-8 characters; bytes that can
   // no longer become valid are replaced by U+FFFD (as Python's errors="replace").
   std::string push(int32_t token);
@@ -25,6 +27,7 @@ class Detokenizer {
  private:
   const Tokenizer& tokenizer_;
   bool skip_special_;
+  bool drops_space_;  // until the first token that is no control token
   std::string pending_;
 };
 

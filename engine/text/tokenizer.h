@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "engine/text/normalizer.h"
@@ -45,6 +46,7 @@ struct Vocabulary {
   std::vector<double> scores;       // [V] (spm, unigram) or empty
   std::vector<std::string> merges;  // "left right", best first
   std::unordered_map<int32_t, SpecialRule> special_rules;  // those that are not the default
+  std::unordered_set<int32_t> beside_model;  // special tokens that the model does not know
   SpecialSplitter::Order special_order = SpecialSplitter::Order::kLeftmost;
 
   bool ignore_merges = false;      // a whole piece that is a token is emitted as such

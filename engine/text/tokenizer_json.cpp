@@ -154,6 +154,7 @@ void read_tokens(const JsonObject& root, const JsonObject& model, Vocabulary& v)
   for (const JsonObject& token : added) {
     const auto id = static_cast<int32_t>(token.integer("id", range));
     const bool special = token.boolean_or("special", false);
+    if (v.kinds[id] == TokenKind::kUnused) v.beside_model.insert(id);
     place(v, id, token.string("content"), special ? TokenKind::kControl : TokenKind::kUserDefined);
     const SpecialRule rule = {.strips_left = token.boolean_or("lstrip", false),
                               .strips_right = token.boolean_or("rstrip", false),

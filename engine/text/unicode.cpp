@@ -104,6 +104,63 @@ void append_lower(std::string& out, char32_t c) {
   }
 }
 
+namespace {
+
+// Characters whose upper case is several; the others have simple mappings.
+std::string_view full_upper(char32_t c) {
+  switch (c) {
+    case 0xDF:
+      return "SS";
+    case 0x149:
+      return "\u02BCN";
+    case 0x1F0:
+      return "J\u030C";
+    case 0x390:
+      return "\u0399\u0308\u0301";
+    case 0x3B0:
+      return "\u03A5\u0308\u0301";
+    case 0x587:
+      return "\u0535\u0552";
+    case 0xFB00:
+      return "FF";
+    case 0xFB01:
+      return "FI";
+    case 0xFB02:
+      return "FL";
+    case 0xFB03:
+      return "FFI";
+    case 0xFB04:
+      return "FFL";
+    case 0xFB05:
+    case 0xFB06:
+      return "ST";
+    default:
+      return "";
+  }
+}
+
+}  // namespace
+
+void append_upper(std::string& out, char32_t c) {
+  if (const std::string_view full = full_upper(c); !full.empty()) {
+    out += full;
+  } else {
+    utf8::append(out, static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))));
+  }
+}
+
+void append_title(std::string& out, char32_t c) {
+  const std::string_view full = full_upper(c);
+  if (!full.empty() && full[0] < 0x7F) {  // "Ss", "Fi"
+    out += full[0];
+    for (const char rest : full.substr(1)) {
+      out += rest >= 'A' && rest <= 'Z' ? static_cast<char>(rest + 32) : rest;
+    }
+  } else {
+    utf8::append(out, static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))));
+  }
+}
+
 bool is_mark(char32_t c) { return category(c)[0] == 'M'; }
 
 bool is_white_space(char32_t c) {

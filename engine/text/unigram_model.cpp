@@ -34,7 +34,7 @@ UnigramModel::UnigramModel(const Vocabulary& vocabulary)
       unknown_score_ = any ? std::min(unknown_score_, scores_[i]) : scores_[i];
       any = true;
     }
-    if (!is_piece(kind)) continue;
+    if (!is_piece(kind) || vocabulary.beside_model.contains(static_cast<int32_t>(i))) continue;
     // A token of the user is taken wherever it fits: normal scores are below zero.
     if (kind == TokenKind::kUserDefined && vocabulary.free_user_defined) scores_[i] = 0;
     insert(vocabulary.tokens[i], static_cast<int32_t>(i));

@@ -16,7 +16,7 @@ int64_t num_characters(const std::string& utf8) {
 }
 
 std::string decode(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
-  Detokenizer detokenizer(tokenizer, /*skip_special=*/false);
+  Detokenizer detokenizer(tokenizer, /*skip_special=*/false, /*at_start=*/true);
   std::string text;
   for (const int32_t id : ids) text += detokenizer.push(id);
   return text + detokenizer.flush();

@@ -69,7 +69,7 @@ Result<Json> detokenize(const Service& service, const Json& body) {
   const Result<std::vector<int32_t>> ids = parse_detokenize_request(body);
   if (!ids.ok()) return ids.status();
   const Tokenizer& tokenizer = service.engine()->tokenizer();
-  Detokenizer detokenizer(tokenizer, /*skip_special=*/false);
+  Detokenizer detokenizer(tokenizer, /*skip_special=*/false, /*at_start=*/true);
   std::string text;
   for (const int32_t id : ids.value()) {
     if (id >= tokenizer.vocab_size()) {

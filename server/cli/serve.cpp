@@ -63,6 +63,11 @@ void print_banner(const Engine& engine, const std::string& http, const std::stri
       info.max_model_len,
       static_cast<double>(info.kv_sequence_bytes) / 1e6,
       static_cast<double>(info.kv_sequence_bytes_dense) / 1e6);
+  if (engine.chat_template() == nullptr) {
+    std::printf(
+        "  chat     off: this model has no chat template, so it completes text only; give one with "
+        "--chat-template FILE\n");
+  }
   std::printf("  HTTP     http://%s/v1\n", http.c_str());
   std::printf("  gRPC     %s\n", grpc.c_str());
   std::fflush(stdout);

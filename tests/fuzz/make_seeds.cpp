@@ -105,6 +105,15 @@ std::string two_tensors() {
   return file.bytes();
 }
 
+// As fuzz_vocabulary reads it: records and the text to encode, split by bytes 0xFF.
+std::string vocabulary(char kind,
+                       const std::vector<std::string>& records,
+                       const std::string& text) {
+  std::string out(1, kind);
+  for (const std::string& record : records) out += record + '\xFF';
+  return out + text;
+}
+
 std::string head_table() {
   return R"({"format": "headwater.head_table/1", "method": "razor", "granularity": "query_head",
     "model": {"num_layers": 2, "num_kv_heads": 2, "head_dim": 32, "fingerprint": "0123456789abcdef"},
@@ -173,6 +182,21 @@ std::vector<Seed> make_seeds() {
       {"fuzz_tokenizer_json",
        "bpe",
        R"({"version":"1.0","added_tokens":[{"id":4,"content":"<|eos|>","special":true,"lstrip":false,"rstrip":false,"normalized":false,"single_word":false}],"normalizer":null,"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"use_regex":true},"decoder":{"type":"ByteLevel"},"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2,"c":3},"merges":["a b"]}})"},
+      {"fuzz_tokenizer_json",
+       "unigram",
+       R"({"added_tokens":[{"id":0,"content":"<unk>","special":true},{"id":5,"content":"<m>","lstrip":true,"single_word":true,"normalized":true}],"normalizer":{"type":"Sequence","normalizers":[{"type":"NFKC"},{"type":"Replace","pattern":{"Regex":" {2,}"},"content":" "}]},"pre_tokenizer":{"type":"Metaspace","replacement":"_","prepend_scheme":"first","split":true},"decoder":{"type":"Metaspace","replacement":"_"},"post_processor":{"type":"RobertaProcessing","sep":["b",2],"cls":["a",1]},"model":{"type":"Unigram","unk_id":0,"byte_fallback":true,"vocab":[["<unk>",0],["a",-1.5],["b",-2],["ab",-2.5],["<0xC3>",0]]}})"},
+      {"fuzz_tokenizer_json",
+       "splits",
+       R"({"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"\\p{N}{1,3}|(?i:'s)|[^\\s]+"},"behavior":"MergedWithNext","invert":false},{"type":"Digits","individual_digits":true},{"type":"Punctuation","behavior":"Contiguous"},{"type":"Whitespace"}]},"normalizer":{"type":"Strip"},"decoder":{"type":"Fuse"},"model":{"type":"BPE","unk_token":"a","fuse_unk":true,"vocab":{"a":0,"b":1,"ab":2},"merges":[["a","b"]]}})"},
+      {"fuzz_vocabulary",
+       "spm",
+       vocabulary(0x5A, {"\1\4<unk>", "\10\4a", "\10\3\u2581", "\10\2\u2581a"}, "a ab\u4F60")},
+      {"fuzz_vocabulary",
+       "unigram",
+       vocabulary(0x13, {"\1\4<unk>", "\10\4a", "\10\3b", "\10\2ab"}, "abba xx")},
+      {"fuzz_vocabulary",
+       "bpe",
+       vocabulary(4, {"\2\1<s>", "\10\1ab", "\10\1a", "\10\1b", "\7\1a b"}, "abab <s>")},
       {"fuzz_request_json",
        "chat",
        R"({"model":"m","messages":[{"role":"user","content":"Hi"}],"max_tokens":5,"temperature":0.5,"stream":true,"stop":["x"],"logprobs":true,"top_logprobs":3})"},

@@ -3,6 +3,7 @@
 
 usage: make_text_goldens.py --smollm2 SmolLM2.gguf --needle NEEDLE_HF_FOLDER [--templates FOLDER]
                             [--out tests/data/text]
+       make_text_goldens.py --language    renders chat.json anew, with the templates it holds
 --templates writes templates.json as well: renderings of published templates, by file name. It is
 for a check against a folder that is at hand, too large to keep.
 """
@@ -13,11 +14,9 @@ import datetime
 import json
 import pathlib
 
-import gguf
 import jinja2
 import jinja2.ext
 import jinja2.sandbox
-import tokenizers
 
 CORPUS = [
     "",
@@ -49,10 +48,10 @@ CORPUS = [
 
 NOW = 1767182400  # 2025-12-31 12:00:00 UTC
 
-KINDS = gguf.TokenType
-
 
 def tokenizer_of_gguf(path):
+    import gguf
+    import tokenizers
     reader = gguf.GGUFReader(path)
     field = lambda key: reader.fields["tokenizer." + key].contents()
     tokens, merges, kinds = field("ggml.tokens"), field("ggml.merges"), field("ggml.token_type")
@@ -66,7 +65,7 @@ def tokenizer_of_gguf(path):
         tokenizers.pre_tokenizers.Digits(individual_digits=True),
         tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    control = [t for t, kind in zip(tokens, kinds) if kind == KINDS.CONTROL]
+    control = [t for t, kind in zip(tokens, kinds) if kind == gguf.TokenType.CONTROL]
     plain = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     tokenizer.add_special_tokens(control)
     return tokenizer, plain, field("chat_template")
@@ -169,7 +168,7 @@ def environment():
         def _render(self, caller):
             return caller()
 
-    env = jinja2.sandbox.SandboxedEnvironment(
+    env = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
     env.filters["tojson"] = tojson
     env.globals["raise_exception"] = raise_exception
@@ -192,6 +191,11 @@ def conversations(source, bos, eos):
     return out
 
 
+def language():
+    return [{"source": source, "text": render(source, LANGUAGE["variables"])}
+            for source in LANGUAGE["sources"]]
+
+
 def write(path, value):
     path.write_text(json.dumps(value, ensure_ascii=True, separators=(",", ":")) + "\n")
     print(path, path.stat().st_size)
@@ -199,14 +203,23 @@ def write(path, value):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smollm2", required=True)
-    parser.add_argument("--needle", required=True, type=pathlib.Path)
+    parser.add_argument("--smollm2")
+    parser.add_argument("--needle", type=pathlib.Path)
+    parser.add_argument("--language", action="store_true")
     parser.add_argument("--templates", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path,
                         default=pathlib.Path(__file__).parent.parent / "data" / "text")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
+    if args.language:
+        chat = json.loads((args.out / "chat.json").read_text())
+        chat.update(conversations=CONVERSATIONS, language=language(), variables=LANGUAGE["variables"])
+        for model in chat["templates"].values():
+            model["texts"] = conversations(model["source"], model["bos"], model["eos"])
+        write(args.out / "chat.json", chat)
+        return
+    import tokenizers
     smol, smol_plain, smol_template = tokenizer_of_gguf(args.smollm2)
     write(args.out / "smollm2_ids.json", ids_of(smol, smol_plain))
 
@@ -228,8 +241,7 @@ def main():
             "needle": {"source": needle_template, "bos": "<|bos|>", "eos": "<|eos|>",
                        "texts": conversations(needle_template, "<|bos|>", "<|eos|>")},
         },
-        "language": [{"source": source, "text": render(source, LANGUAGE["variables"])}
-                     for source in LANGUAGE["sources"]],
+        "language": language(),
         "variables": LANGUAGE["variables"],
     })
     if args.templates:

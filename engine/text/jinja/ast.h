@@ -21,6 +21,7 @@ using Body = std::vector<Stmt>;
 struct CallArguments {
   std::vector<ExprPtr> positional;
   std::vector<std::pair<std::string, ExprPtr>> named;
+  ExprPtr star, double_star;  // *list and **dict; may be null
 };
 
 struct Literal {
@@ -119,16 +120,18 @@ struct If {
   std::vector<std::pair<ExprPtr, Body>> branches;
   Body otherwise;
 };
-// A name, several names to unpack into, or name.attribute.
+// A name, name.attribute, or several targets to unpack into.
 struct Target {
-  std::vector<std::string> names;
-  bool unpacks = false;
+  std::string name;
   std::string attribute;
+  std::vector<Target> parts;
+  bool unpacks = false;
 };
 struct For {
   Target target;
   ExprPtr iterable;
   ExprPtr condition;  // may be null
+  bool recursive = false;
   Body body, otherwise;
 };
 struct Set {
@@ -156,10 +159,15 @@ struct Macro {
   std::string name;
   std::vector<Parameter> parameters;
   Body body;
+  // Whether the body names what holds further arguments, and the caller.
+  bool takes_varargs = false, takes_kwargs = false, takes_caller = false;
 };
 struct CallBlock {
   Macro caller;
   ExprPtr call;
+};
+struct Do {  // an expression for what it does
+  ExprPtr value;
 };
 struct Scoped {  // a block that changes nothing but the scope: {% generation %}
   Body body;
@@ -178,6 +186,7 @@ struct Stmt {
                             With,
                             Macro,
                             CallBlock,
+                            Do,
                             Scoped,
                             Break,
                             Continue>;

@@ -12,6 +12,7 @@ namespace headwater::jinja {
 
 struct Builtin {
   std::string_view name;
+  // nullptr: it is there, but would change its object, so that a template must not use it.
   Value (*function)(Runtime& runtime, const Value& self, const Arguments& arguments);
 };
 
@@ -40,6 +41,7 @@ class BoundMethod final : public Object {
 class Namespace final : public Object {
  public:
   std::string_view type_name() const override { return "Namespace"; }
+  std::string repr(Runtime& runtime, int depth) override;
   std::optional<Value> attribute(Runtime& runtime, std::string_view name) override;
   bool set_attribute(std::string_view name, const Value& value) override;
 
@@ -56,8 +58,14 @@ void require_no_arguments(const Arguments& arguments);
 int64_t to_integer(const Value& value, std::string_view what);  // RenderError: not an integer
 const std::string& to_text(const Value& value, std::string_view what);
 
-// format % values, for the conversions s, r, d, i, f, x and %.
+// format % values, and format.format(arguments). next counts the fields without a name of the
+// formats that enclose this one.
 std::string percent_format(Runtime& runtime, std::string_view format, const Value& values);
+std::string brace_format(Runtime& runtime,
+                         std::string_view format,
+                         const Arguments& arguments,
+                         size_t* next = nullptr,
+                         int depth = 0);
 
 [[noreturn]] void fail_arguments(std::string_view what);
 

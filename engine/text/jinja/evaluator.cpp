@@ -32,8 +32,18 @@ class MacroObject final : public Object {
   Value call(Runtime& runtime, const Arguments& arguments) override {
     return runtime.text(evaluator_.call_macro(macro_, scope_, arguments));
   }
-  std::optional<Value> attribute(Runtime&, std::string_view name) override {
-    return name == "name" ? std::optional(Value::of(macro_.name)) : std::nullopt;
+  std::string repr(Runtime&, int) override { return "<Macro '" + macro_.name + "'>"; }
+  std::optional<Value> attribute(Runtime& runtime, std::string_view name) override {
+    if (name == "name") return Value::of(macro_.name);
+    if (name == "catch_varargs") return Value::of(macro_.takes_varargs);
+    if (name == "catch_kwargs") return Value::of(macro_.takes_kwargs);
+    if (name == "caller") return Value::of(macro_.takes_caller);
+    if (name != "arguments") return std::nullopt;
+    std::vector<Value> names;
+    for (const ast::Parameter& parameter : macro_.parameters) {
+      names.push_back(Value::of(parameter.name));
+    }
+    return runtime.tuple(std::move(names));
   }
 
  private:
@@ -44,8 +54,28 @@ class MacroObject final : public Object {
 
 class Loop final : public Object {
  public:
-  Loop(std::vector<Value> items, int depth) : items_(std::move(items)), depth_(depth) {}
+  Loop(Evaluator& evaluator,
+       const ast::For& node,
+       Evaluator::Scope& outer,
+       std::vector<Value> items,
+       int depth)
+      : evaluator_(evaluator),
+        node_(node),
+        outer_(outer),
+        items_(std::move(items)),
+        depth_(depth) {}
   std::string_view type_name() const override { return "LoopContext"; }
+  std::string repr(Runtime&, int) override {
+    return "<LoopContext " + std::to_string(index_ + 1) + "/" + std::to_string(items_.size()) + ">";
+  }
+  bool is_callable() const override { return true; }
+  Value call(Runtime& runtime, const Arguments& arguments) override {
+    if (!node_.recursive) {
+      throw RenderError("The loop must have the 'recursive' marker to be called recursively.");
+    }
+    const auto [iterable] = bind(arguments, {"iterable"});
+    return runtime.text(evaluator_.call_loop(node_, outer_, iterable, depth_ + 1));
+  }
   const std::vector<Value>& items() const { return items_; }
   void move_to(size_t index) { index_ = index; }
 
@@ -101,6 +131,9 @@ class Loop final : public Object {
     return Value::of(!same);
   }
 
+  Evaluator& evaluator_;
+  const ast::For& node_;
+  Evaluator::Scope& outer_;
   std::vector<Value> items_;
   int depth_;
   size_t index_ = 0;
@@ -143,7 +176,7 @@ void Evaluator::set_name(Scope& scope, std::string_view name, Value value) {
 
 void Evaluator::assign(const ast::Target& target, const Value& value) {
   if (!target.attribute.empty()) {
-    const Value* object = find_name(target.names[0]);
+    const Value* object = find_name(target.name);
     if (!object || !object->is_object() ||
         !object->object().set_attribute(target.attribute, value)) {
       throw RenderError("cannot assign attribute on non-namespace object");
@@ -151,15 +184,16 @@ void Evaluator::assign(const ast::Target& target, const Value& value) {
     return;
   }
   if (!target.unpacks) {
-    set_name(*scope_, target.names[0], value);
+    set_name(*scope_, target.name, value);
     return;
   }
+  if (value.is_undefined()) throw RenderError(value.undefined_message());
   const std::vector<Value> items = iterate(runtime_, value);
-  if (items.size() != target.names.size()) {
+  if (items.size() != target.parts.size()) {
     throw RenderError("cannot unpack " + std::to_string(items.size()) + " values into " +
-                      std::to_string(target.names.size()) + " names");
+                      std::to_string(target.parts.size()) + " names");
   }
-  for (size_t i = 0; i < items.size(); ++i) set_name(*scope_, target.names[i], items[i]);
+  for (size_t i = 0; i < items.size(); ++i) assign(target.parts[i], items[i]);
 }
 
 void Evaluator::write(std::string_view text) {
@@ -180,32 +214,48 @@ std::string Evaluator::call_macro(const ast::Macro& macro,
   runtime_.charge(4);
   const Restore scope(scope_, &scopes_.emplace_back(Scope{&defined_in, {}}));
   const auto& parameters = macro.parameters;
+  std::vector<std::pair<std::string, Value>> named = arguments.named;
+  const auto take = [&](std::string_view name) -> std::optional<Value> {
+    const auto it = std::ranges::find_if(named, [&](const auto& n) { return n.first == name; });
+    if (it == named.end()) return std::nullopt;
+    Value value = std::move(it->second);
+    named.erase(it);
+    return value;
+  };
+  bool has_caller = false;
   for (size_t i = 0; i < parameters.size(); ++i) {
     const ast::Parameter& parameter = parameters[i];
-    const auto named = std::ranges::find_if(
-        arguments.named, [&](const auto& argument) { return argument.first == parameter.name; });
-    Value value = Value::undefined("parameter '" + parameter.name + "' was not provided");
+    std::optional<Value> value;
     if (i < arguments.positional.size()) {
       value = arguments.positional[i];
-    } else if (named != arguments.named.end()) {
-      value = named->second;
-    } else if (parameter.fallback) {
-      value = eval(*parameter.fallback);
+    } else {
+      value = take(parameter.name);
     }
-    set_name(*scope_, parameter.name, std::move(value));
+    if (!value && parameter.fallback) value = eval(*parameter.fallback);
+    if (!value) value = Value::undefined("parameter '" + parameter.name + "' was not provided");
+    has_caller |= parameter.name == "caller";
+    set_name(*scope_, parameter.name, std::move(*value));
   }
-  if (arguments.positional.size() > parameters.size()) {
+  if (macro.takes_caller && !has_caller) {
+    set_name(*scope_, "caller", take("caller").value_or(Value::undefined("No caller defined")));
+  }
+  if (macro.takes_kwargs) {
+    Dict& rest = runtime_.new_dict();
+    for (auto& [name, value] : named) rest.set(runtime_.text(name), std::move(value));
+    set_name(*scope_, "kwargs", Value::of(&rest));
+  } else if (!named.empty()) {
+    throw RenderError("macro '" + macro.name + "' takes no keyword argument '" + named[0].first +
+                      "'");
+  }
+  const size_t num_taken = std::min(parameters.size(), arguments.positional.size());
+  if (macro.takes_varargs) {
+    set_name(*scope_,
+             "varargs",
+             runtime_.tuple({arguments.positional.begin() + static_cast<ptrdiff_t>(num_taken),
+                             arguments.positional.end()}));
+  } else if (arguments.positional.size() > parameters.size()) {
     throw RenderError("macro '" + macro.name + "' takes not more than " +
                       std::to_string(parameters.size()) + " argument(s)");
-  }
-  for (const auto& argument : arguments.named) {
-    const auto takes = [&](const ast::Parameter& p) { return p.name == argument.first; };
-    if (argument.first == "caller") {
-      set_name(*scope_, "caller", argument.second);
-    } else if (std::ranges::none_of(parameters, takes)) {
-      throw RenderError("macro '" + macro.name + "' takes no keyword argument '" + argument.first +
-                        "'");
-    }
   }
   return capture(macro.body);
 }
@@ -242,7 +292,24 @@ Evaluator::Flow Evaluator::exec(const ast::If& node) {
 }
 
 Evaluator::Flow Evaluator::exec(const ast::For& node) {
-  std::vector<Value> items = iterate(runtime_, eval(*node.iterable));
+  return run_loop(node, eval(*node.iterable), 0);
+}
+
+std::string Evaluator::call_loop(const ast::For& loop,
+                                 Scope& outer,
+                                 const Value& iterable,
+                                 int depth) {
+  const Restore level(depth_, depth_ + 1);
+  if (depth_ > kMaxDepth) throw RenderError("the template calls itself too deeply");
+  const Restore scope(scope_, &outer);
+  std::string text;
+  const Restore out(out_, &text);
+  run_loop(loop, iterable, depth);
+  return text;
+}
+
+Evaluator::Flow Evaluator::run_loop(const ast::For& node, const Value& iterable, int depth) {
+  std::vector<Value> items = iterate(runtime_, iterable);
   Scope* const outer = scope_;
   const Restore restore(scope_, outer);
   if (node.condition) {
@@ -259,7 +326,7 @@ Evaluator::Flow Evaluator::exec(const ast::For& node) {
     scope_ = &scopes_.emplace_back(Scope{outer, {}});
     return run(node.otherwise);
   }
-  Loop& loop = runtime_.new_object<Loop>(std::move(items), 0);
+  Loop& loop = runtime_.new_object<Loop>(*this, node, *outer, std::move(items), depth);
   for (size_t i = 0; i < loop.items().size(); ++i) {
     runtime_.charge(2);
     loop.move_to(i);
@@ -312,6 +379,11 @@ Evaluator::Flow Evaluator::exec(const ast::CallBlock& node) {
   Arguments arguments = eval(target.arguments);
   arguments.named.emplace_back("caller", Value::of(&caller));
   write(call(eval(*target.callee), arguments).str(runtime_));
+  return Flow::kNormal;
+}
+
+Evaluator::Flow Evaluator::exec(const ast::Do& node) {
+  eval(*node.value);
   return Flow::kNormal;
 }
 
@@ -423,6 +495,23 @@ Arguments Evaluator::eval(const ast::CallArguments& arguments) {
   for (const auto& argument : arguments.positional) out.positional.push_back(eval(*argument));
   for (const auto& [name, argument] : arguments.named) {
     out.named.emplace_back(name, eval(*argument));
+  }
+  if (arguments.star) {
+    const Value list = eval(*arguments.star);
+    for (Value& item : iterate(runtime_, list)) out.positional.push_back(std::move(item));
+  }
+  if (arguments.double_star) {
+    const Value dict = eval(*arguments.double_star);
+    if (!dict.is_dict()) throw RenderError("argument after ** must be a mapping");
+    for (const auto& [key, value] : dict.dict().items()) {
+      const std::string name = key.is_string() ? key.string() : "";
+      const auto is_name = [&](const auto& given) { return given.first == name; };
+      if (!key.is_string() || std::ranges::any_of(out.named, is_name)) {
+        throw RenderError("a keyword argument of ** is no text, or given twice");
+      }
+      runtime_.charge(2);
+      out.named.emplace_back(name, value);
+    }
   }
   return out;
 }

@@ -27,6 +27,8 @@ class Evaluator {
 
   // A macro's or caller's body with the arguments bound.
   std::string call_macro(const ast::Macro& macro, Scope& defined_in, const Arguments& arguments);
+  // One more level of a recursive loop, as a text.
+  std::string call_loop(const ast::For& loop, Scope& outer, const Value& iterable, int depth);
 
  private:
   enum class Flow : uint8_t { kNormal, kBreak, kContinue };
@@ -42,7 +44,9 @@ class Evaluator {
   Flow exec(const ast::With& node);
   Flow exec(const ast::Macro& node);
   Flow exec(const ast::CallBlock& node);
+  Flow exec(const ast::Do& node);
   Flow exec(const ast::Scoped& node);
+  Flow run_loop(const ast::For& node, const Value& iterable, int depth);
   Flow exec(const ast::Break&) { return Flow::kBreak; }
   Flow exec(const ast::Continue&) { return Flow::kContinue; }
 

@@ -74,6 +74,28 @@ Value indent(Runtime& runtime, const Value& self, const Arguments& arguments) {
   return runtime.text(std::move(out));
 }
 
+// a.b.0 as one lookup after the other, with the fallback for each that finds nothing.
+Value lookup_path(Runtime& runtime,
+                  Value value,
+                  const Value& path,
+                  const Value& fallback = Value()) {
+  if (path.is_undefined() || path.is_none()) return value;
+  const auto step = [&](const Value& key) {
+    value = get_item(runtime, value, key);
+    if (value.is_undefined() && !fallback.is_undefined()) value = fallback;
+  };
+  if (!path.is_string()) {
+    step(path);
+    return value;
+  }
+  for (const std::string& part : text::split(path.string(), ".", -1)) {
+    const bool is_index = !part.empty() && part.size() < 10 &&
+                          std::ranges::all_of(part, [](char c) { return c >= '0' && c <= '9'; });
+    step(is_index ? Value::of(int64_t{std::stol(part)}) : Value::of(part));
+  }
+  return value;
+}
+
 Value join(Runtime& runtime, const Value& self, const Arguments& arguments) {
   const auto [d, attribute] = bind(arguments, {"d", "attribute"});
   const std::string separator = d.is_undefined() ? "" : d.str(runtime);
@@ -82,8 +104,7 @@ Value join(Runtime& runtime, const Value& self, const Arguments& arguments) {
   for (const Value& item : iterate(runtime, self)) {
     const size_t before = out.size();
     if (!std::exchange(first, false)) out += separator;
-    const bool whole = attribute.is_undefined() || attribute.is_none();
-    (whole ? item : get_item(runtime, item, attribute)).append_str(runtime, out);
+    lookup_path(runtime, item, attribute).append_str(runtime, out);
     runtime.charge((out.size() - before) / 32);
   }
   return runtime.text(std::move(out));
@@ -131,6 +152,9 @@ Value to_list(Runtime& runtime, const Value& self, const Arguments& arguments) {
 template <bool kLast>
 Value end_item(Runtime& runtime, const Value& self, const Arguments& arguments) {
   require_no_arguments(arguments);
+  if (kLast && self.is_list() && self.list().shape == List::Shape::kIterator) {
+    throw RenderError("'" + std::string(self.type_name()) + "' object is not reversible");
+  }
   const std::vector<Value> items = iterate(runtime, self);
   if (items.empty()) return Value::undefined("No item: the sequence was empty");
   return kLast ? items.back() : items.front();
@@ -138,9 +162,14 @@ Value end_item(Runtime& runtime, const Value& self, const Arguments& arguments) 
 
 Value reverse(Runtime& runtime, const Value& self, const Arguments& arguments) {
   require_no_arguments(arguments);
+  const bool lazy = !self.is_list() || self.list().shape != List::Shape::kIterator;
   std::vector<Value> items = iterate(runtime, self);
   std::ranges::reverse(items);
-  if (!self.is_string()) return runtime.list(std::move(items));
+  if (!self.is_string()) {
+    return lazy
+               ? runtime.make_list(std::move(items), List::Shape::kIterator, "list_reverseiterator")
+               : runtime.list(std::move(items));
+  }
   std::string out;
   for (const Value& item : items) out += item.string();
   return runtime.text(std::move(out));
@@ -148,33 +177,11 @@ Value reverse(Runtime& runtime, const Value& self, const Arguments& arguments) {
 
 Value items_of(Runtime& runtime, const Value& self, const Arguments& arguments) {
   require_no_arguments(arguments);
-  if (self.is_undefined()) return runtime.list({});
+  if (self.is_undefined()) return runtime.iterator({});
   if (!self.is_dict()) throw RenderError("Can only get item pairs from a mapping.");
   std::vector<Value> out;
   for (const auto& [key, value] : self.dict().items()) out.push_back(runtime.tuple({key, value}));
-  return runtime.list(std::move(out));
-}
-
-// a.b.0 as one lookup after the other, with the fallback for each that finds nothing.
-Value lookup_path(Runtime& runtime,
-                  Value value,
-                  const Value& path,
-                  const Value& fallback = Value()) {
-  if (path.is_undefined() || path.is_none()) return value;
-  const auto step = [&](const Value& key) {
-    value = get_item(runtime, value, key);
-    if (value.is_undefined() && !fallback.is_undefined()) value = fallback;
-  };
-  if (!path.is_string()) {
-    step(path);
-    return value;
-  }
-  for (const std::string& part : text::split(path.string(), ".", -1)) {
-    const bool is_index = !part.empty() && part.size() < 10 &&
-                          std::ranges::all_of(part, [](char c) { return c >= '0' && c <= '9'; });
-    step(is_index ? Value::of(int64_t{std::stol(part)}) : Value::of(part));
-  }
-  return value;
+  return runtime.iterator(std::move(out));
 }
 
 Value folded(const Value& value, bool case_sensitive) {
@@ -194,9 +201,21 @@ Value sort(Runtime& runtime, const Value& self, const Arguments& arguments) {
   const auto [descending, case_sensitive, attribute] =
       bind(arguments, {"reverse", "case_sensitive", "attribute"});
   std::vector<std::pair<Value, Value>> keyed;
+  std::vector<std::string> paths;
+  if (attribute.is_string()) paths = text::split(attribute.string(), ",", -1);
   for (Value& item : iterate(runtime, self)) {
-    keyed.emplace_back(folded(lookup_path(runtime, item, attribute), case_sensitive.truthy()),
-                       std::move(item));
+    Value key;
+    if (paths.size() > 1) {
+      std::vector<Value> keys;
+      for (const std::string& path : paths) {
+        keys.push_back(
+            folded(lookup_path(runtime, item, Value::of(path)), case_sensitive.truthy()));
+      }
+      key = runtime.list(std::move(keys));
+    } else {
+      key = folded(lookup_path(runtime, item, attribute), case_sensitive.truthy());
+    }
+    keyed.emplace_back(std::move(key), std::move(item));
   }
   sort_by(runtime, keyed, descending.truthy());
   std::vector<Value> out;
@@ -209,6 +228,9 @@ Value dictsort(Runtime& runtime, const Value& self, const Arguments& arguments) 
       bind(arguments, {"case_sensitive", "by", "reverse"});
   if (!self.is_dict()) throw RenderError("dictsort: expected a mapping");
   const bool by_value = by.is_string() && by.string() == "value";
+  if (!by.is_undefined() && !by_value && !(by.is_string() && by.string() == "key")) {
+    throw RenderError("You can only sort by either \"key\" or \"value\"");
+  }
   std::vector<std::pair<Value, Value>> keyed;
   for (const auto& [key, value] : self.dict().items()) {
     keyed.emplace_back(folded(by_value ? value : key, case_sensitive.truthy()),
@@ -231,7 +253,7 @@ Value unique(Runtime& runtime, const Value& self, const Arguments& arguments) {
     seen.set(key, Value::none());
     out.push_back(item);
   }
-  return runtime.list(std::move(out));
+  return runtime.iterator(std::move(out));
 }
 
 template <bool kMax>
@@ -275,7 +297,7 @@ Value map(Runtime& runtime, const Value& self, const Arguments& arguments) {
     for (const Value& item : iterate(runtime, self)) {
       out.push_back(lookup_path(runtime, item, attribute, fallback));
     }
-    return runtime.list(std::move(out));
+    return runtime.iterator(std::move(out));
   }
   const std::string& name = to_text(arguments.positional[0], "map");
   const Builtin* filter = find_filter(name);
@@ -284,7 +306,7 @@ Value map(Runtime& runtime, const Value& self, const Arguments& arguments) {
   for (const Value& item : iterate(runtime, self)) {
     out.push_back(filter->function(runtime, item, rest));
   }
-  return runtime.list(std::move(out));
+  return runtime.iterator(std::move(out));
 }
 
 template <bool kKeep, bool kByAttribute>
@@ -306,7 +328,7 @@ Value select(Runtime& runtime, const Value& self, const Arguments& arguments) {
     const bool passes = test ? test->function(runtime, tested, rest).boolean() : tested.truthy();
     if (passes == kKeep) out.push_back(item);
   }
-  return runtime.list(std::move(out));
+  return runtime.iterator(std::move(out));
 }
 
 Value attr(Runtime& runtime, const Value& self, const Arguments& arguments) {
@@ -317,10 +339,11 @@ Value attr(Runtime& runtime, const Value& self, const Arguments& arguments) {
 }
 
 Value groupby(Runtime& runtime, const Value& self, const Arguments& arguments) {
-  const auto [attribute, fallback] = bind(arguments, {"attribute", "default"});
+  const auto [attribute, fallback, case_sensitive] =
+      bind(arguments, {"attribute", "default", "case_sensitive"});
   std::vector<std::pair<Value, Value>> keyed;
   for (Value& item : iterate(runtime, self)) {
-    Value key = lookup_path(runtime, item, attribute, fallback);
+    Value key = folded(lookup_path(runtime, item, attribute, fallback), case_sensitive.truthy());
     keyed.emplace_back(std::move(key), std::move(item));
   }
   sort_by(runtime, keyed, false);
@@ -330,7 +353,10 @@ Value groupby(Runtime& runtime, const Value& self, const Arguments& arguments) {
     std::vector<Value> members;
     for (; i < keyed.size() && equal(runtime, keyed[i].first, key); ++i)
       members.push_back(keyed[i].second);
-    groups.push_back(runtime.tuple({key, runtime.list(std::move(members))}));
+    // The key as the first member spells it.
+    const Value shown = lookup_path(runtime, members.front(), attribute, fallback);
+    groups.push_back(runtime.make_list(
+        {shown, runtime.list(std::move(members))}, List::Shape::kTuple, "_GroupTuple"));
   }
   return runtime.list(std::move(groups));
 }
@@ -352,7 +378,7 @@ Value batch(Runtime& runtime, const Value& self, const Arguments& arguments) {
     }
     batches.push_back(runtime.list(std::move(current)));
   }
-  return runtime.list(std::move(batches));
+  return runtime.iterator(std::move(batches));
 }
 
 Value to_int(Runtime&, const Value& self, const Arguments& arguments) {
@@ -369,15 +395,33 @@ Value to_int(Runtime&, const Value& self, const Arguments& arguments) {
   if (self.is_integral()) return Value::of(self.integer());
   if (self.is_float()) return truncated(self.number());
   if (!self.is_string()) return otherwise;
-  std::string_view digits = text::strip(self.string());
-  if (digits.starts_with('+')) digits.remove_prefix(1);
+  std::string digits(text::strip(self.string()));
+  // An underscore between digits means nothing.
+  for (size_t i = 1; i + 1 < digits.size(); ++i) {
+    if (digits[i] == '_' && digits[i - 1] != '_' && digits[i + 1] != '_') digits.erase(i, 1);
+  }
+  const bool negative = digits.starts_with('-');
+  std::string_view rest = digits;
+  if (negative || rest.starts_with('+')) rest.remove_prefix(1);
+  const auto has_prefix = [&](char letter) {
+    return rest.size() > 2 && rest[0] == '0' && (rest[1] | 32) == letter;
+  };
+  if ((base == 16 && has_prefix('x')) || (base == 8 && has_prefix('o')) ||
+      (base == 2 && has_prefix('b'))) {
+    rest.remove_prefix(2);
+  }
   int64_t value = 0;
-  const char* end = digits.data() + digits.size();
-  const auto whole = std::from_chars(digits.data(), end, value, base);
-  if (whole.ec == std::errc() && whole.ptr == end) return Value::of(value);
+  const char* end = rest.data() + rest.size();
+  const bool one_sign = !rest.starts_with('-');
+  const auto whole = std::from_chars(rest.data(), end, value, base);
+  if (one_sign && whole.ec == std::errc() && whole.ptr == end) {
+    return Value::of(negative ? -value : value);
+  }
   double real = 0;
-  const auto parsed = std::from_chars(digits.data(), end, real);
-  return parsed.ec == std::errc() && parsed.ptr == end ? truncated(real) : otherwise;
+  const auto parsed = std::from_chars(rest.data(), end, real);
+  return one_sign && parsed.ec == std::errc() && parsed.ptr == end
+             ? truncated(negative ? -real : real)
+             : otherwise;
 }
 
 Value to_float(Runtime&, const Value& self, const Arguments& arguments) {
@@ -407,23 +451,162 @@ Value round(Runtime&, const Value& self, const Arguments& arguments) {
   const int64_t digits = precision.is_undefined() ? 0 : to_integer(precision, "round");
   const std::string how = method.is_undefined() ? "common" : to_text(method, "round");
   if (digits < -18 || digits > 18) throw RenderError("round: precision out of range");
+  if (how == "common" && self.is_integral() && digits >= 0) return Value::of(self.integer());
   const double scale = std::pow(10.0, static_cast<double>(digits)), value = self.number();
   if (how == "ceil") return Value::of(std::ceil(value * scale) / scale);
   if (how == "floor") return Value::of(std::floor(value * scale) / scale);
   if (how != "common") throw RenderError("method must be common, ceil or floor");
-  if (digits < 0) return Value::of(std::nearbyint(value * scale) / scale);
+  if (digits < 0) {
+    const double rounded = std::nearbyint(value * scale) / scale;
+    return self.is_integral() ? Value::of(static_cast<int64_t>(rounded)) : Value::of(rounded);
+  }
   return Value::of(std::stod(text::fixed(value, static_cast<int>(digits))));
 }
 
 Value word_count(Runtime& runtime, const Value& self, const Arguments& arguments) {
   require_no_arguments(arguments);
-  return Value::of(static_cast<int64_t>(text::split(self.str(runtime), std::nullopt, -1).size()));
+  return Value::of(text::count_words(self.str(runtime)));
 }
 
 Value format(Runtime& runtime, const Value& self, const Arguments& arguments) {
-  if (!arguments.named.empty()) fail_arguments("takes no named arguments");
+  if (!arguments.named.empty()) {
+    if (!arguments.positional.empty()) {
+      throw RenderError("can't handle positional and keyword arguments at the same time");
+    }
+    Dict& named = runtime.new_dict();
+    for (const auto& [name, value] : arguments.named) named.set(Value::of(name), value);
+    return runtime.text(percent_format(runtime, self.str(runtime), Value::of(&named)));
+  }
   return runtime.text(
       percent_format(runtime, self.str(runtime), runtime.tuple(arguments.positional)));
+}
+
+Value center(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [width] = bind(arguments, {"width"});
+  const int64_t columns = width.is_undefined() ? 80 : to_integer(width, "center");
+  const std::string s = self.str(runtime);
+  runtime.charge(static_cast<size_t>(std::max<int64_t>(columns, 0)) / 32);
+  return runtime.text(text::pad(s, columns, " ", text::Side::kBoth));
+}
+
+Value truncate(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [length_value, kill_words, end_value, leeway_value] =
+      bind(arguments, {"length", "killwords", "end", "leeway"});
+  const int64_t max = length_value.is_undefined() ? 255 : to_integer(length_value, "truncate");
+  const std::string end = end_value.is_undefined() ? "..." : to_text(end_value, "truncate");
+  const bool default_leeway = leeway_value.is_undefined() || leeway_value.is_none();
+  const int64_t leeway = default_leeway ? 5 : to_integer(leeway_value, "truncate");
+  const auto end_size = static_cast<int64_t>(text::length(end));
+  if (max < end_size || leeway < 0) throw RenderError("truncate: the length is too small");
+  const std::string s = self.str(runtime);
+  if (static_cast<int64_t>(text::length(s)) <= max + leeway) return runtime.text(s);
+  std::string kept = s.substr(0, text::byte_offset(s, static_cast<size_t>(max - end_size)));
+  if (!kill_words.truthy()) kept = kept.substr(0, kept.rfind(' '));
+  return runtime.text(kept + end);
+}
+
+Value slice_columns(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [slices, fill] = bind(arguments, {"slices", "fill_with"});
+  const int64_t count = to_integer(slices, "slice");
+  if (count < 1) throw RenderError("slice: expected a positive count");
+  const std::vector<Value> items = iterate(runtime, self);
+  const auto size = static_cast<int64_t>(items.size());
+  runtime.charge(static_cast<size_t>(count));
+  std::vector<Value> out;
+  size_t next = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const bool longer = i < size % count;
+    std::vector<Value> column;
+    for (int64_t n = size / count + (longer ? 1 : 0); n > 0; --n) column.push_back(items[next++]);
+    if (!fill.is_undefined() && !fill.is_none() && !longer) column.push_back(fill);
+    out.push_back(runtime.list(std::move(column)));
+  }
+  return runtime.iterator(std::move(out));
+}
+
+Value url_encode(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  const auto quoted = [&](const Value& value, bool in_query) {
+    std::string out;
+    for (const char c : value.str(runtime)) {
+      constexpr std::string_view kPlain = "_.-~", kHex = "0123456789ABCDEF";
+      const auto byte = static_cast<uint8_t>(c);
+      const bool letter = (byte | 32) >= 'a' && (byte | 32) <= 'z';
+      if (letter || (c >= '0' && c <= '9') || kPlain.find(c) != std::string_view::npos ||
+          (c == '/' && !in_query)) {
+        out += c;
+      } else if (c == ' ' && in_query) {
+        out += '+';
+      } else {
+        out.append({'%', kHex[byte >> 4], kHex[byte & 15]});
+      }
+    }
+    return out;
+  };
+  if (self.is_string() || !(self.is_list() || self.is_dict())) {
+    return runtime.text(quoted(self, false));
+  }
+  std::string out;
+  const auto add = [&](const Value& key, const Value& value) {
+    if (!out.empty()) out += '&';
+    out.append(quoted(key, true)).append("=").append(quoted(value, true));
+  };
+  if (self.is_dict()) {
+    for (const auto& [key, value] : self.dict().items()) add(key, value);
+  } else {
+    for (const Value& pair : iterate(runtime, self)) {
+      const std::vector<Value> parts = iterate(runtime, pair);
+      if (parts.size() != 2) throw RenderError("urlencode: expected pairs");
+      add(parts[0], parts[1]);
+    }
+  }
+  return runtime.text(std::move(out));
+}
+
+Value strip_tags(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  std::string s = self.str(runtime), out;
+  const auto remove = [&](std::string_view open, std::string_view close) {
+    for (size_t begin = 0; (begin = s.find(open, begin)) != std::string::npos;) {
+      const size_t end = s.find(close, begin + open.size());
+      if (end == std::string::npos) return;
+      s.erase(begin, end + close.size() - begin);
+      runtime.charge(1 + s.size() / 64);
+    }
+  };
+  remove("<!--", "-->");
+  remove("<", ">");
+  for (const std::string& word : text::split(s, std::nullopt, -1)) {
+    if (!out.empty()) out += ' ';
+    out += word;
+  }
+  constexpr std::pair<std::string_view, std::string_view> kEntities[] = {{"&lt;", "<"},
+                                                                         {"&gt;", ">"},
+                                                                         {"&#34;", "\""},
+                                                                         {"&quot;", "\""},
+                                                                         {"&#39;", "'"},
+                                                                         {"&amp;", "&"}};
+  for (const auto& [entity, character] : kEntities) out = text::replace(out, entity, character, -1);
+  return runtime.text(std::move(out));
+}
+
+Value file_size(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [binary_value] = bind(arguments, {"binary"});
+  const bool is_binary = binary_value.truthy();
+  const Value number = to_float(runtime, self, {});
+  const double bytes = number.number(), base = is_binary ? 1024 : 1000;
+  if (bytes == 1) return runtime.text("1 Byte");
+  if (bytes < base) return runtime.text(std::to_string(static_cast<int64_t>(bytes)) + " Bytes");
+  constexpr std::string_view kLetters = "kMGTPEZY";
+  double unit = base;
+  for (size_t i = 0; i < kLetters.size(); ++i) {
+    unit *= base;
+    if (bytes >= unit && i + 1 < kLetters.size()) continue;
+    std::string name(1, is_binary && i == 0 ? 'K' : kLetters[i]);
+    name += is_binary ? "iB" : "B";
+    return runtime.text(text::fixed(base * bytes / unit, 1) + " " + name);
+  }
+  return runtime.text("");
 }
 
 constexpr Builtin kFilters[] = {
@@ -431,13 +614,16 @@ constexpr Builtin kFilters[] = {
     {"attr", attr},
     {"batch", batch},
     {"capitalize", mapped<text::capitalize>},
+    {"center", center},
     {"count", length_of},
     {"d", default_value},
     {"default", default_value},
     {"dictsort", dictsort},
     {"e", escape},
     {"escape", escape},
+    {"filesizeformat", file_size},
     {"first", end_item<false>},
+    {"forceescape", escape},
     {"float", to_float},
     {"format", format},
     {"groupby", groupby},
@@ -460,14 +646,18 @@ constexpr Builtin kFilters[] = {
     {"safe", to_string},
     {"select", select<true, false>},
     {"selectattr", select<true, true>},
+    {"slice", slice_columns},
     {"sort", sort},
     {"string", to_string},
+    {"striptags", strip_tags},
     {"sum", sum},
-    {"title", mapped<text::title>},
+    {"title", mapped<text::title_words>},
     {"tojson", tojson},
     {"trim", trim},
+    {"truncate", truncate},
     {"unique", unique},
     {"upper", mapped<text::upper>},
+    {"urlencode", url_encode},
     {"wordcount", word_count},
 };
 
@@ -478,55 +668,6 @@ const Builtin* find_filter(std::string_view name) {
     if (filter.name == name) return &filter;
   }
   return nullptr;
-}
-
-std::string percent_format(Runtime& runtime, std::string_view format, const Value& values) {
-  const bool many = values.is_list() && values.list().is_tuple;
-  size_t next = 0;
-  const auto take = [&]() -> Value {
-    if (many ? next >= values.list().items.size() : next > 0) {
-      throw RenderError("not enough arguments for format string");
-    }
-    return many ? values.list().items[next++] : (++next, values);
-  };
-  std::string out;
-  for (size_t i = 0; i < format.size(); ++i) {
-    if (format[i] != '%') {
-      out += format[i];
-      continue;
-    }
-    int digits = -1;
-    if (++i < format.size() && format[i] == '.') {
-      for (digits = 0, ++i; i < format.size() && format[i] >= '0' && format[i] <= '9'; ++i) {
-        digits = std::min(digits * 10 + (format[i] - '0'), 60);
-      }
-    }
-    const char conversion = i < format.size() ? format[i] : '\0';
-    if (conversion == '%') {
-      out += '%';
-    } else if (conversion == 's') {
-      take().append_str(runtime, out);
-    } else if (conversion == 'r') {
-      take().append_repr(runtime, out);
-    } else if (conversion == 'd' || conversion == 'i') {
-      const Value value = take();
-      out += value.is_float() ? text::fixed(std::trunc(value.number()), 0)
-                              : std::to_string(to_integer(value, "%d"));
-    } else if (conversion == 'f') {
-      const Value value = take();
-      if (!value.is_number()) throw RenderError("%f: expected a number");
-      if (std::abs(value.number()) > 1e300) throw RenderError("%f: the number is too large");
-      out += text::fixed(value.number(), digits < 0 ? 6 : digits);
-    } else {
-      throw RenderError("unsupported format character in \"" + std::string(format.substr(0, 80)) +
-                        "\"");
-    }
-    runtime.charge(1 + out.size() / 32);
-  }
-  if (many && next < values.list().items.size()) {
-    throw RenderError("not all arguments converted during string formatting");
-  }
-  return out;
 }
 
 }  // namespace headwater::jinja

@@ -205,6 +205,14 @@ class Lexer {
       end += 2;
       digits(is_hex);
     } else {
+      // Only zeros may follow a zero.
+      if (source_[end] == '0') {
+        digits([](char c) { return c == '0'; });
+        const bool goes_on = end + 1 < source_.size() && source_[end] == '.';
+        if (!goes_on && end < source_.size() && is_digit(source_[end])) {
+          fail("a whole number begins with 0");
+        }
+      }
       digits(is_digit);
       if (end + 1 < source_.size() && source_[end] == '.' && is_digit(source_[end + 1])) {
         type = TokenType::kFloat;
@@ -250,6 +258,8 @@ class Lexer {
         const size_t digits = c == 'x' ? 2 : c == 'u' ? 4 : 8;
         append_code_point(out, raw.substr(i + 1, digits), digits, 16);
         i += digits;
+      } else if (c == 'N') {
+        fail("characters by name are not supported in a chat template");
       } else if (c >= '0' && c <= '7') {
         size_t digits = 1;
         while (digits < 3 && i + digits < raw.size() && raw[i + digits] >= '0' &&

@@ -1,8 +1,10 @@
+// Above 400 lines: the methods are three tables, and each is a few lines.
 #include <algorithm>
 
 #include "engine/text/jinja/builtins.h"
 #include "engine/text/jinja/operators.h"
 #include "engine/text/jinja/text.h"
+#include "engine/text/unicode.h"
 
 namespace headwater::jinja {
 namespace {
@@ -66,17 +68,39 @@ Value partition(Runtime& runtime, const Value& self, const Arguments& arguments)
   return runtime.tuple(std::move(items));
 }
 
+// The part of a text that start and end name, and where it begins; nullopt: start lies behind the
+// end.
+std::optional<std::pair<std::string_view, size_t>> part_of(const std::string& s,
+                                                           const Value& start_value,
+                                                           const Value& end_value) {
+  if ((start_value.is_undefined() || start_value.is_none()) &&
+      (end_value.is_undefined() || end_value.is_none())) {
+    return std::pair(std::string_view(s), size_t{0});
+  }
+  const auto size = static_cast<int64_t>(text::length(s));
+  const auto place = [&](const Value& v, int64_t absent) {
+    const int64_t i = integer_or(v, absent, "a place in a text");
+    return i < 0 ? std::max<int64_t>(i + size, 0) : i;
+  };
+  const int64_t start = place(start_value, 0);
+  const int64_t end = std::min(place(end_value, size), size);
+  if (start > end) return std::nullopt;
+  const size_t first = text::byte_offset(s, static_cast<size_t>(start));
+  const size_t last = text::byte_offset(s, static_cast<size_t>(end));
+  return std::pair(std::string_view(s).substr(first, last - first), first);
+}
+
 template <bool kEnd>
 Value has_affix(Runtime&, const Value& self, const Arguments& arguments) {
-  const auto [affix, from] = bind(arguments, {"affix", "start"});
-  std::string_view s = self.string();
-  const int64_t start = integer_or(from, 0, "start");
-  s.remove_prefix(text::byte_offset(s, static_cast<size_t>(std::max<int64_t>(start, 0))));
+  const auto [affix, start, end] = bind(arguments, {"affix", "start", "end"});
+  const auto part = part_of(self.string(), start, end);
   const auto has = [&](const Value& value) {
     const std::string& what = to_text(value, kEnd ? "endswith" : "startswith");
-    return kEnd ? s.ends_with(what) : s.starts_with(what);
+    return part && (kEnd ? part->first.ends_with(what) : part->first.starts_with(what));
   };
-  if (affix.is_list()) return Value::of(std::ranges::any_of(affix.list().items, has));
+  if (affix.is_list() && affix.list().is_tuple()) {
+    return Value::of(std::ranges::any_of(affix.list().items, has));
+  }
   return Value::of(has(affix));
 }
 
@@ -107,22 +131,28 @@ Value mapped(Runtime& runtime, const Value& self, const Arguments& arguments) {
 
 template <bool kLast, bool kMustFind>
 Value find(Runtime&, const Value& self, const Arguments& arguments) {
-  const auto [sub] = bind(arguments, {"sub"});
+  const auto [sub, start, end] = bind(arguments, {"sub", "start", "end"});
   const std::string& s = self.string();
   const std::string& what = to_text(sub, "find");
-  const size_t hit = kLast ? s.rfind(what) : s.find(what);
-  if (hit != std::string::npos) return Value::of(static_cast<int64_t>(text::char_index(s, hit)));
+  if (const auto part = part_of(s, start, end)) {
+    const size_t hit = kLast ? part->first.rfind(what) : part->first.find(what);
+    if (hit != std::string::npos) {
+      return Value::of(static_cast<int64_t>(text::char_index(s, part->second + hit)));
+    }
+  }
   if (kMustFind) throw RenderError("substring not found");
   return Value::of(int64_t{-1});
 }
 
 Value count_text(Runtime&, const Value& self, const Arguments& arguments) {
-  const auto [sub] = bind(arguments, {"sub"});
-  const std::string& s = self.string();
+  const auto [sub, start, end] = bind(arguments, {"sub", "start", "end"});
   const std::string& what = to_text(sub, "count");
-  if (what.empty()) return Value::of(length(self) + 1);
+  const auto part = part_of(self.string(), start, end);
+  if (!part) return Value::of(int64_t{0});
+  const std::string_view s = part->first;
+  if (what.empty()) return Value::of(static_cast<int64_t>(text::length(s)) + 1);
   int64_t n = 0;
-  for (size_t pos = 0; (pos = s.find(what, pos)) != std::string::npos; pos += what.size()) ++n;
+  for (size_t pos = 0; (pos = s.find(what, pos)) != std::string_view::npos; pos += what.size()) ++n;
   return Value::of(n);
 }
 
@@ -138,16 +168,101 @@ Value join(Runtime& runtime, const Value& self, const Arguments& arguments) {
   return runtime.text(std::move(out));
 }
 
-template <bool (*kIs)(unsigned char)>
-Value all_ascii(Runtime&, const Value& self, const Arguments& arguments) {
+template <bool (*kIs)(char32_t)>
+Value all_characters(Runtime&, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  const std::vector<std::string_view> characters = text::characters(self.string());
+  return Value::of(!characters.empty() && std::ranges::all_of(characters, [](std::string_view c) {
+    return kIs(utf8::next(c, 0).code_point);
+  }));
+}
+bool is_alpha(char32_t c) { return unicode::category(c)[0] == 'L'; }
+bool is_decimal(char32_t c) { return unicode::category(c) == "Nd"; }
+bool is_digit(char32_t c) {
+  return is_decimal(c) || c == 0xB2 || c == 0xB3 || c == 0xB9 || c == 0x2070 ||
+         (c >= 0x2074 && c <= 0x2079) || (c >= 0x2080 && c <= 0x2089) ||
+         (c >= 0x2460 && c <= 0x2468) || (c >= 0x2474 && c <= 0x247C) ||
+         (c >= 0x2488 && c <= 0x2490) || c == 0x24EA || (c >= 0x24F5 && c <= 0x24FD) ||
+         c == 0x24FF || (c >= 0x2776 && c <= 0x277E) || (c >= 0x2780 && c <= 0x2788) ||
+         (c >= 0x278A && c <= 0x2792);
+}
+// Ideographs count too.
+bool is_numeric(char32_t c) {
+  constexpr std::u32string_view kIdeographs =
+      U"\u3405\u3483\u382A\u3B4D\u4E00\u4E03\u4E07\u4E09\u4E5D\u4E8C\u4E94\u4E96\u4EBF\u4EC0\u4EDF"
+      U"\u4EE8\u4F0D\u4F70\u5104\u5146\u5169\u516B\u516D\u5341\u5343\u5344\u5345\u534C\u53C1\u53C2"
+      U"\u53C3\u53C4\u56DB\u58F1\u58F9\u5E7A\u5EFE\u5EFF\u5F0C\u5F0D\u5F0E\u5F10\u62FE\u634C\u67D2"
+      U"\u6F06\u7396\u767E\u8086\u842C\u8CAE\u8CB3\u8D30\u9621\u9646\u964C\u9678\u96F6";
+  return unicode::category(c)[0] == 'N' || kIdeographs.find(c) != std::u32string_view::npos;
+}
+bool is_alnum(char32_t c) { return is_alpha(c) || is_decimal(c) || is_digit(c) || is_numeric(c); }
+bool is_ascii(char32_t c) { return c < 128; }
+
+Value is_ascii_text(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  return self.string().empty() ? Value::of(true)
+                               : all_characters<is_ascii>(runtime, self, arguments);
+}
+
+Value is_title(Runtime&, const Value& self, const Arguments& arguments) {
   require_no_arguments(arguments);
   const std::string& s = self.string();
-  return Value::of(!s.empty() && std::ranges::all_of(
-                                     s, [](char c) { return kIs(static_cast<unsigned char>(c)); }));
+  return Value::of(text::title(s) == s && text::lower(s) != text::upper(s));
 }
-bool is_digit(unsigned char c) { return c >= '0' && c <= '9'; }
-bool is_alpha(unsigned char c) { return (c | 32) >= 'a' && (c | 32) <= 'z'; }
-bool is_alnum(unsigned char c) { return is_digit(c) || is_alpha(c); }
+
+Value is_identifier(Runtime&, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  const std::vector<std::string_view> characters = text::characters(self.string());
+  const auto word = [](std::string_view c) {
+    return text::is_word_character(utf8::next(c, 0).code_point);
+  };
+  return Value::of(!characters.empty() && std::ranges::all_of(characters, word) &&
+                   unicode::category(utf8::next(characters[0], 0).code_point)[0] != 'N');
+}
+
+template <text::Side kSide>
+Value justify(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [width, fill] = bind(arguments, {"width", "fillchar"});
+  const int64_t columns = to_integer(width, "width");
+  const std::string with = fill.is_undefined() ? " " : to_text(fill, "fillchar");
+  if (text::length(with) != 1) {
+    throw RenderError("The fill character must be exactly one character long");
+  }
+  runtime.charge(static_cast<size_t>(std::max<int64_t>(columns, 0)) / 8);
+  return runtime.text(text::pad(self.string(), columns, with, kSide));
+}
+
+Value zero_fill(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [width] = bind(arguments, {"width"});
+  const int64_t columns = to_integer(width, "zfill");
+  runtime.charge(static_cast<size_t>(std::max<int64_t>(columns, 0)) / 8);
+  std::string_view s = self.string();
+  std::string sign;
+  if (s.starts_with('+') || s.starts_with('-')) {
+    sign = s[0];
+    s.remove_prefix(1);
+  }
+  return runtime.text(
+      sign + text::pad(s, columns - static_cast<int64_t>(sign.size()), "0", text::Side::kLeft));
+}
+
+Value expand_tabs(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [size_value] = bind(arguments, {"tabsize"});
+  const int64_t size = std::min<int64_t>(integer_or(size_value, 8, "expandtabs"), 1024);
+  std::string out;
+  int64_t column = 0;
+  for (std::string_view character : text::characters(self.string())) {
+    if (character == "\t") {
+      const int64_t spaces = size > 0 ? size - column % size : 0;
+      runtime.charge(static_cast<size_t>(spaces) / 8 + 1);
+      out.append(static_cast<size_t>(spaces), ' ');
+      column += spaces;
+      continue;
+    }
+    out += character;
+    column = character == "\n" || character == "\r" ? 0 : column + 1;
+  }
+  return runtime.text(std::move(out));
+}
 
 Value is_space(Runtime&, const Value& self, const Arguments& arguments) {
   require_no_arguments(arguments);
@@ -161,79 +276,17 @@ Value by_test(Runtime& runtime, const Value& self, const Arguments& arguments) {
 constexpr std::string_view kUpper = "upper", kLower = "lower";
 
 Value format(Runtime& runtime, const Value& self, const Arguments& arguments) {
-  const std::string& s = self.string();
-  std::string out;
-  size_t next = 0;
-  for (size_t i = 0; i < s.size(); ++i) {
-    const char c = s[i];
-    if ((c == '{' || c == '}') && i + 1 < s.size() && s[i + 1] == c) {
-      out += s[i++];
-    } else if (c == '{') {
-      const size_t end = s.find('}', i);
-      if (end == std::string::npos) throw RenderError("expected '}' before end of string");
-      const std::string field = s.substr(i + 1, end - i - 1);
-      const Value* value = nullptr;
-      const auto named = std::ranges::find_if(
-          arguments.named, [&](const auto& argument) { return argument.first == field; });
-      if (named != arguments.named.end()) {
-        value = &named->second;
-      } else if (std::ranges::all_of(field, [](char d) { return is_digit(d); })) {
-        const size_t index = field.empty() ? next++ : std::stoul(field.substr(0, 9));
-        if (index < arguments.positional.size()) value = &arguments.positional[index];
-      }
-      if (!value) throw RenderError("format: no argument for the field {" + field + "}");
-      value->append_str(runtime, out);
-      runtime.charge(1 + out.size() / 32);
-      i = end;
-    } else {
-      out += c;
-    }
+  return runtime.text(brace_format(runtime, self.string(), arguments));
+}
+
+Value format_map(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  const auto [mapping] = bind(arguments, {"mapping"});
+  if (!mapping.is_dict()) throw RenderError("format_map: expected a mapping");
+  Arguments named;
+  for (const auto& [key, value] : mapping.dict().items()) {
+    if (key.is_string()) named.named.emplace_back(key.string(), value);
   }
-  return runtime.text(std::move(out));
-}
-
-Value append(Runtime& runtime, const Value& self, const Arguments& arguments) {
-  const auto [item] = bind(arguments, {"object"});
-  runtime.charge(2);
-  self.list().items.push_back(item);
-  return Value::none();
-}
-
-Value extend(Runtime& runtime, const Value& self, const Arguments& arguments) {
-  const auto [more] = bind(arguments, {"iterable"});
-  const std::vector<Value> items = iterate(runtime, more);
-  runtime.charge(2 * items.size());
-  self.list().items.insert(self.list().items.end(), items.begin(), items.end());
-  return Value::none();
-}
-
-// Where an index that may count from the end lies among `size` items.
-std::optional<size_t> position(int64_t index, size_t size) {
-  if (index < 0) index += static_cast<int64_t>(size);
-  if (index < 0 || index >= static_cast<int64_t>(size)) return std::nullopt;
-  return static_cast<size_t>(index);
-}
-
-Value pop_item(Runtime& runtime, const Value& self, const Arguments& arguments) {
-  const auto [index] = bind(arguments, {"index"});
-  auto& items = self.list().items;
-  const auto i = position(integer_or(index, -1, "pop"), items.size());
-  if (!i) throw RenderError("pop index out of range");
-  runtime.charge(1 + items.size() / 8);
-  Value item = items[*i];
-  items.erase(items.begin() + static_cast<ptrdiff_t>(*i));
-  return item;
-}
-
-Value insert(Runtime& runtime, const Value& self, const Arguments& arguments) {
-  const auto [index, item] = bind(arguments, {"index", "object"});
-  auto& items = self.list().items;
-  runtime.charge(2 + items.size() / 8);
-  const auto size = static_cast<int64_t>(items.size());
-  int64_t i = to_integer(index, "insert");
-  i = std::clamp<int64_t>(i < 0 ? i + size : i, 0, size);
-  items.insert(items.begin() + i, item);
-  return Value::none();
+  return runtime.text(brace_format(runtime, self.string(), named));
 }
 
 template <bool kCount>
@@ -264,39 +317,8 @@ Value view(Runtime& runtime, const Value& self, const Arguments& arguments) {
                   : kView == View::kValues ? value
                                            : runtime.tuple({key, value}));
   }
-  return runtime.list(std::move(out));
-}
-
-Value pop_key(Runtime& runtime, const Value& self, const Arguments& arguments) {
-  auto [key, fallback] = bind(arguments, {"key", "default"});
-  const Value* found = self.dict().find(key);
-  if (!found) {
-    if (arguments.positional.size() + arguments.named.size() > 1) return fallback;
-    throw RenderError("pop: no such key");
-  }
-  const Value value = *found;
-  runtime.charge(1 + self.dict().items().size());
-  self.dict().erase(key);
-  return value;
-}
-
-Value set_default(Runtime& runtime, const Value& self, const Arguments& arguments) {
-  auto [key, fallback] = bind(arguments, {"key", "default"});
-  if (const Value* value = self.dict().find(key)) return *value;
-  runtime.charge(4);
-  self.dict().set(key, fallback.is_undefined() ? Value::none() : fallback);
-  return *self.dict().find(key);
-}
-
-Value update(Runtime& runtime, const Value& self, const Arguments& arguments) {
-  for (const Value& other : arguments.positional) {
-    if (!other.is_dict()) fail_arguments("takes dicts and keyword arguments");
-    const std::vector<Dict::Item> items = other.dict().items();
-    runtime.charge(4 * items.size());
-    for (const auto& [key, value] : items) self.dict().set(key, value);
-  }
-  for (const auto& [name, value] : arguments.named) self.dict().set(runtime.text(name), value);
-  return Value::none();
+  constexpr std::string_view kNames[] = {"dict_items", "dict_keys", "dict_values"};
+  return runtime.make_list(std::move(out), List::Shape::kView, kNames[static_cast<int>(kView)]);
 }
 
 template <bool kDict>
@@ -334,21 +356,36 @@ constexpr Builtin kTextMethods[] = {
     {"count", count_text},
     {"join", join},
     {"format", format},
-    {"isdigit", all_ascii<is_digit>},
-    {"isnumeric", all_ascii<is_digit>},
-    {"isdecimal", all_ascii<is_digit>},
-    {"isalpha", all_ascii<is_alpha>},
-    {"isalnum", all_ascii<is_alnum>},
+    {"format_map", format_map},
+    {"center", justify<text::Side::kBoth>},
+    {"ljust", justify<text::Side::kRight>},
+    {"rjust", justify<text::Side::kLeft>},
+    {"zfill", zero_fill},
+    {"expandtabs", expand_tabs},
+    {"swapcase", mapped<text::swap_case>},
+    {"casefold", mapped<text::lower>},
+    {"isdigit", all_characters<is_digit>},
+    {"isnumeric", all_characters<is_numeric>},
+    {"isdecimal", all_characters<is_decimal>},
+    {"isalpha", all_characters<is_alpha>},
+    {"isalnum", all_characters<is_alnum>},
+    {"isascii", is_ascii_text},
+    {"istitle", is_title},
+    {"isidentifier", is_identifier},
     {"isspace", is_space},
     {"isupper", by_test<kUpper>},
     {"islower", by_test<kLower>},
 };
 
 constexpr Builtin kListMethods[] = {
-    {"append", append},
-    {"extend", extend},
-    {"pop", pop_item},
-    {"insert", insert},
+    {"append", nullptr},
+    {"clear", nullptr},
+    {"extend", nullptr},
+    {"insert", nullptr},
+    {"pop", nullptr},
+    {"remove", nullptr},
+    {"reverse", nullptr},
+    {"sort", nullptr},
     {"index", locate<false>},
     {"count", locate<true>},
     {"copy", copy<false>},
@@ -359,9 +396,11 @@ constexpr Builtin kDictMethods[] = {
     {"items", view<View::kItems>},
     {"keys", view<View::kKeys>},
     {"values", view<View::kValues>},
-    {"pop", pop_key},
-    {"setdefault", set_default},
-    {"update", update},
+    {"clear", nullptr},
+    {"pop", nullptr},
+    {"popitem", nullptr},
+    {"setdefault", nullptr},
+    {"update", nullptr},
     {"copy", copy<true>},
 };
 
@@ -376,8 +415,8 @@ const Builtin* find_method(const Value& self, std::string_view name) {
   };
   if (self.is_string()) return search(kTextMethods);
   if (self.is_dict()) return search(kDictMethods);
-  if (!self.is_list()) return nullptr;
-  if (self.list().is_tuple && name != "index" && name != "count") return nullptr;
+  if (!self.is_list() || !self.list().has_places()) return nullptr;
+  if (self.list().shape != List::Shape::kList && name != "index" && name != "count") return nullptr;
   return search(kListMethods);
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "engine/text/jinja/builtins.h"
 #include "engine/text/jinja/text.h"
@@ -85,6 +86,16 @@ Value float_op(BinaryOp op, double a, double b) {
   fail_overflow();
 }
 
+// A list or tuple as the other is.
+Value like(Runtime& runtime, const List& other, std::vector<Value> items) {
+  return runtime.make_list(std::move(items), other.shape, other.type_name);
+}
+
+bool is_plain(const Value& v) {  // a list or tuple
+  return v.is_list() && v.list().shape <= List::Shape::kTuple;
+}
+bool has_places(const Value& v) { return v.is_list() && v.list().has_places(); }
+
 Value repeat(Runtime& runtime, const Value& sequence, int64_t count) {
   count = std::max<int64_t>(count, 0);
   const auto charge = [&](size_t size, size_t per_unit) {
@@ -102,8 +113,7 @@ Value repeat(Runtime& runtime, const Value& sequence, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     items.insert(items.end(), sequence.list().items.begin(), sequence.list().items.end());
   }
-  return sequence.list().is_tuple ? runtime.tuple(std::move(items))
-                                  : runtime.list(std::move(items));
+  return like(runtime, sequence.list(), std::move(items));
 }
 
 // Position in a sequence of `size`, counted from the end if negative.
@@ -120,7 +130,8 @@ bool equal(Runtime& runtime, const Value& a, const Value& b, int depth) {
   runtime.charge(1);
   runtime.charge_reading(a);
   if (a.is_list() && b.is_list()) {
-    return a.list().is_tuple == b.list().is_tuple &&
+    if (&a.list() == &b.list()) return true;
+    return a.list().shape == b.list().shape && a.list().shape != List::Shape::kIterator &&
            std::ranges::equal(a.list().items, b.list().items, [&](const Value& x, const Value& y) {
              return equal(runtime, x, y, depth + 1);
            });
@@ -143,7 +154,7 @@ bool less(Runtime& runtime, const Value& a, const Value& b, int depth) {
   if (a.is_integral() && b.is_integral()) return a.integer() < b.integer();
   if (a.is_number() && b.is_number()) return a.number() < b.number();
   if (a.is_string() && b.is_string()) return a.string() < b.string();
-  if (a.is_list() && b.is_list() && a.list().is_tuple == b.list().is_tuple) {
+  if (is_plain(a) && is_plain(b) && a.list().shape == b.list().shape) {
     const auto& x = a.list().items;
     const auto& y = b.list().items;
     for (size_t i = 0; i < x.size() && i < y.size(); ++i) {
@@ -166,8 +177,15 @@ bool contains(Runtime& runtime, const Value& container, const Value& item) {
     return container.string().find(item.string()) != std::string::npos;
   }
   if (container.is_list()) {
-    return std::ranges::any_of(container.list().items,
-                               [&](const Value& other) { return equal(runtime, other, item); });
+    auto& items = container.list().items;
+    const auto hit = std::ranges::find_if(
+        items, [&](const Value& other) { return other.same(item) || equal(runtime, other, item); });
+    const bool found = hit != items.end();
+    // Looking goes over an iterator as far as it has to.
+    if (container.list().shape == List::Shape::kIterator) {
+      items.erase(items.begin(), found ? hit + 1 : items.end());
+    }
+    return found;
   }
   if (container.is_dict()) return container.dict().find(item) != nullptr;
   if (container.is_undefined()) return false;
@@ -208,16 +226,15 @@ Value binary(Runtime& runtime, BinaryOp op, const Value& a, const Value& b) {
   if (op == BinaryOp::kAdd && a.is_string() && b.is_string()) {
     return runtime.text(a.string() + b.string());
   }
-  if (op == BinaryOp::kAdd && a.is_list() && b.is_list() &&
-      a.list().is_tuple == b.list().is_tuple) {
+  if (op == BinaryOp::kAdd && is_plain(a) && is_plain(b) && a.list().shape == b.list().shape) {
     runtime.charge(a.list().items.size() + b.list().items.size());
     std::vector<Value> items = a.list().items;
     items.insert(items.end(), b.list().items.begin(), b.list().items.end());
-    return a.list().is_tuple ? runtime.tuple(std::move(items)) : runtime.list(std::move(items));
+    return like(runtime, a.list(), std::move(items));
   }
   if (op == BinaryOp::kMul) {
-    if ((a.is_string() || a.is_list()) && b.is_integral()) return repeat(runtime, a, b.integer());
-    if ((b.is_string() || b.is_list()) && a.is_integral()) return repeat(runtime, b, a.integer());
+    if ((a.is_string() || is_plain(a)) && b.is_integral()) return repeat(runtime, a, b.integer());
+    if ((b.is_string() || is_plain(b)) && a.is_integral()) return repeat(runtime, b, a.integer());
   }
   throw RenderError("unsupported operand type(s) for " +
                     std::string(kSymbols[static_cast<int>(op)]) + ": " + type(a) + " and " +
@@ -234,7 +251,8 @@ Value negate(const Value& value) {
 std::vector<Value> iterate(Runtime& runtime, const Value& value) {
   std::vector<Value> items;
   if (value.is_list()) {
-    items = value.list().items;
+    const bool once = value.list().shape == List::Shape::kIterator;
+    items = once ? std::exchange(value.list().items, {}) : value.list().items;
   } else if (value.is_dict()) {
     for (const auto& item : value.dict().items()) items.push_back(item.first);
   } else if (value.is_string()) {
@@ -251,7 +269,9 @@ std::vector<Value> iterate(Runtime& runtime, const Value& value) {
 
 int64_t length(const Value& value) {
   if (value.is_string()) return static_cast<int64_t>(text::length(value.string()));
-  if (value.is_list()) return static_cast<int64_t>(value.list().items.size());
+  if (value.is_list() && value.list().shape != List::Shape::kIterator) {
+    return static_cast<int64_t>(value.list().items.size());
+  }
   if (value.is_dict()) return static_cast<int64_t>(value.dict().items().size());
   if (value.is_undefined()) return 0;
   throw RenderError("object of type " + type(value) + " has no len()");
@@ -259,9 +279,17 @@ int64_t length(const Value& value) {
 
 Value get_attribute(Runtime& runtime, const Value& value, std::string_view name) {
   require_defined(value);
+  if (value.is_list() && value.list().type_name == "_GroupTuple") {
+    if (name == "grouper") return value.list().items[0];
+    if (name == "list") return value.list().items[1];
+  }
   if (value.is_object()) {
     if (auto found = value.object().attribute(runtime, name)) return *found;
   } else if (const Builtin* method = find_method(value, name)) {
+    if (method->function == nullptr) {
+      return Value::undefined("access to attribute '" + std::string(name) + "' of " + type(value) +
+                              " object is unsafe: it would change it");
+    }
     return Value::of(&runtime.new_object<BoundMethod>(*method, value));
   } else if (value.is_dict()) {
     if (const Value* item = value.dict().find(name)) return *item;
@@ -273,7 +301,7 @@ Value get_item(Runtime& runtime, const Value& value, const Value& key) {
   require_defined(value);
   if (value.is_dict()) {
     if (const Value* item = value.dict().find(key)) return *item;
-  } else if (value.is_list() && key.is_integral()) {
+  } else if (has_places(value) && key.is_integral()) {
     if (const auto i = position(key, value.list().items.size())) return value.list().items[*i];
     return Value::undefined(type(value) + " object has no element " +
                             std::to_string(key.integer()));
@@ -296,7 +324,7 @@ Value slice(Runtime& runtime,
             const Value& stop,
             const Value& step_value) {
   require_defined(value);
-  if (!value.is_string() && !value.is_list()) {
+  if (!value.is_string() && !has_places(value)) {
     throw RenderError(type(value) + " object is not sliceable");
   }
   const auto given = [](const Value& v) {
@@ -324,7 +352,7 @@ Value slice(Runtime& runtime,
   if (value.is_list()) {
     std::vector<Value> items;
     pick(value.list().items, [&](const Value& item) { items.push_back(item); });
-    return value.list().is_tuple ? runtime.tuple(std::move(items)) : runtime.list(std::move(items));
+    return like(runtime, value.list(), std::move(items));
   }
   const std::string& s = value.string();
   runtime.charge(1 + s.size() / 8);

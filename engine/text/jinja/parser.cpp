@@ -5,6 +5,7 @@
 #include <array>
 #include <charconv>
 
+#include "engine/text/jinja/builtins.h"
 #include "engine/text/jinja/lexer.h"
 
 namespace headwater::jinja {
@@ -22,6 +23,8 @@ class Parser {
 
   Body run() {
     Body body = parse_body({});
+    hard_unknown_.insert(hard_unknown_.end(), unknown_.begin(), unknown_.end());
+    if (!hard_unknown_.empty()) throw SyntaxError(hard_unknown_[0].line, hard_unknown_[0].what);
     if (peek().type != TokenType::kEnd) fail("unexpected {% " + peek(1).text + " %}");
     return body;
   }
@@ -68,6 +71,37 @@ class Parser {
     if (peek().type != TokenType::kName) fail_expected("a name");
     return take().text;
   }
+
+  // jinja2 refuses a filter or test it does not know when it compiles, but for those right inside
+  // an if, which may never run; what is inside a loop or macro in there it refuses again.
+  struct Unknown {
+    int line;
+    std::string what;
+  };
+  class Forgives {
+   public:
+    explicit Forgives(Parser& parser) : parser_(parser), before_(parser.unknown_.size()) {}
+    ~Forgives() { parser_.unknown_.resize(before_); }
+    Forgives(const Forgives&) = delete;
+
+   private:
+    Parser& parser_;
+    size_t before_;
+  };
+  class Insists {
+   public:
+    explicit Insists(Parser& parser) : parser_(parser), before_(parser.unknown_.size()) {}
+    ~Insists() {
+      const auto begin = parser_.unknown_.begin() + static_cast<ptrdiff_t>(before_);
+      parser_.hard_unknown_.insert(parser_.hard_unknown_.end(), begin, parser_.unknown_.end());
+      parser_.unknown_.resize(before_);
+    }
+    Insists(const Insists&) = delete;
+
+   private:
+    Parser& parser_;
+    size_t before_;
+  };
 
   // Counts one level of nesting, or one link of a chain, while it lives.
   class Level {
@@ -133,6 +167,16 @@ class Parser {
     return body;
   }
 
+  // The same, where the end may repeat the name.
+  Body parse_named_block(std::string_view end, const std::string& name) {
+    expect_block_end();
+    Body body = parse_body({end});
+    take(), take();
+    if (peek().type == TokenType::kName && !skip_name(name)) fail_expected("the block's name");
+    expect_block_end();
+    return body;
+  }
+
   Stmt::Node parse_statement() {
     const std::string name = expect_name();
     if (name == "if") return parse_if();
@@ -141,7 +185,20 @@ class Parser {
     if (name == "macro") return parse_macro();
     if (name == "call") return parse_call_block();
     if (name == "with") return parse_with();
+    if (name == "block") {  // without inheritance, its content
+      const std::string block = expect_name();
+      if (std::ranges::find(blocks_, block) != blocks_.end()) {
+        fail("block '" + block + "' defined twice");
+      }
+      blocks_.push_back(block);
+      return Scoped{parse_named_block("endblock", block)};
+    }
     if (name == "generation") return Scoped{parse_block("endgeneration")};
+    if (name == "do") {
+      Do node{parse_tuple(true)};
+      expect_block_end();
+      return node;
+    }
     if (name == "filter") {
       ExprPtr filter = parse_filters(nullptr, true);
       return FilterBlock{std::move(filter), parse_block("endfilter")};
@@ -157,6 +214,7 @@ class Parser {
 
   If parse_if() {
     If node;
+    const Forgives forgives(*this);
     while (true) {
       ExprPtr condition = parse_tuple(false);
       expect_block_end();
@@ -180,8 +238,9 @@ class Parser {
     if (!skip_name("in")) fail_expected("\"in\"");
     node.iterable = parse_tuple(false);
     if (skip_name("if")) node.condition = parse_expression();
-    if (is_name("recursive")) fail("recursive loops are not supported in a chat template");
+    node.recursive = skip_name("recursive");
     expect_block_end();
+    const Insists insists(*this);
     ++loops_;
     node.body = parse_body({"else", "endfor"});
     --loops_;
@@ -196,19 +255,37 @@ class Parser {
   }
 
   Target parse_target(bool with_attribute) {
+    const Level level(*this, depth_, kMaxDepth);
+    Target first = parse_target_part(with_attribute);
+    if (!is_op(",") || !first.attribute.empty()) return first;
     Target target;
-    const bool in_parentheses = skip_op("(");
-    do {
-      if (target.unpacks && peek().type != TokenType::kName) break;
-      target.names.push_back(expect_name());
-      if (with_attribute && target.names.size() == 1 && skip_op(".")) {
-        target.attribute = expect_name();
-        return target;
-      }
-      target.unpacks |= is_op(",");
-    } while (skip_op(","));
-    if (in_parentheses) expect_op(")");
+    target.unpacks = true;
+    target.parts.push_back(std::move(first));
+    while (skip_op(",")) {
+      if (peek().type != TokenType::kName && !is_op("(")) break;
+      if (is_name("in")) break;
+      target.parts.push_back(parse_target_part(false));
+    }
     return target;
+  }
+
+  Target parse_target_part(bool with_attribute) {
+    if (skip_op("(")) {
+      Target target = parse_target(false);
+      expect_op(")");
+      return target;
+    }
+    Target target;
+    target.name = expect_target_name();
+    if (with_attribute && skip_op(".")) target.attribute = expect_name();
+    return target;
+  }
+
+  std::string expect_target_name() {
+    for (const std::string_view constant : {"true", "True", "false", "False", "none", "None"}) {
+      if (is_name(constant)) fail("can't assign to \"" + std::string(constant) + "\"");
+    }
+    return expect_name();
   }
 
   Stmt::Node parse_set() {
@@ -250,18 +327,24 @@ class Parser {
     return parameters;
   }
 
-  Body parse_callable_body(std::string_view end) {
+  void parse_callable_body(std::string_view end, Macro& macro) {
+    const Insists insists(*this);
     const int loops = std::exchange(loops_, 0);
-    Body body = parse_block(end);
+    const Uses outer = std::exchange(uses_, Uses{});
+    macro.body = parse_block(end);
+    macro.takes_varargs = uses_.varargs;
+    macro.takes_kwargs = uses_.kwargs;
+    macro.takes_caller = uses_.caller;
+    uses_ = {
+        uses_.varargs || outer.varargs, uses_.kwargs || outer.kwargs, uses_.caller || outer.caller};
     loops_ = loops;
-    return body;
   }
 
   Macro parse_macro() {
     Macro node;
     node.name = expect_name();
     node.parameters = parse_parameters();
-    node.body = parse_callable_body("endmacro");
+    parse_callable_body("endmacro", node);
     return node;
   }
 
@@ -271,7 +354,7 @@ class Parser {
     if (is_op("(")) node.caller.parameters = parse_parameters();
     node.call = parse_expression();
     if (!std::holds_alternative<Call>(node.call->node)) fail_expected("a call");
-    node.caller.body = parse_callable_body("endcall");
+    parse_callable_body("endcall", node.caller);
     return node;
   }
 
@@ -296,12 +379,14 @@ class Parser {
   ExprPtr parse_expression() {
     const Level level(*this, depth_, kMaxDepth);
     const int line = peek().line;
+    const size_t before = unknown_.size();
     ExprPtr value = parse_or();
     for (int n = 0; skip_name("if"); ++n) {
       check_chain(n);
       ExprPtr condition = parse_or();
       ExprPtr otherwise = skip_name("else") ? parse_expression() : nullptr;
       value = make(line, Conditional{std::move(condition), std::move(value), std::move(otherwise)});
+      unknown_.resize(before);
     }
     return value;
   }
@@ -437,6 +522,9 @@ class Parser {
           return make(line, Literal{Value::of(false)});
         }
         if (token.text == "none" || token.text == "None") return make(line, Literal{Value::none()});
+        uses_.varargs |= token.text == "varargs";
+        uses_.kwargs |= token.text == "kwargs";
+        uses_.caller |= token.text == "caller";
         return make(line, Name{token.text});
       case TokenType::kString: {
         std::string text;
@@ -556,13 +644,20 @@ class Parser {
         expect_op(",");
         if (skip_op(")")) break;
       }
-      if (is_op("*") || is_op("**")) fail("* and ** arguments are not supported");
-      if (peek().type == TokenType::kName && is_op("=", 1)) {
+      if (skip_op("**")) {
+        if (arguments.double_star) fail("** is given twice");
+        arguments.double_star = parse_expression();
+      } else if (skip_op("*")) {
+        if (arguments.star || arguments.double_star) fail("* is given twice, or after **");
+        arguments.star = parse_expression();
+      } else if (arguments.double_star) {
+        fail("an argument follows **");
+      } else if (peek().type == TokenType::kName && is_op("=", 1)) {
         std::string name = take().text;
         take();
         arguments.named.emplace_back(std::move(name), parse_expression());
-      } else if (!arguments.named.empty()) {
-        fail("a positional argument follows a keyword argument");
+      } else if (!arguments.named.empty() || arguments.star) {
+        fail("a positional argument follows a keyword argument or *");
       } else {
         arguments.positional.push_back(parse_expression());
       }
@@ -577,6 +672,7 @@ class Parser {
       const int line = peek().line;
       if (std::exchange(first_is_bare, false) || skip_op("|")) {
         std::string name = parse_dotted();
+        if (!find_filter(name)) unknown_.push_back({line, "No filter named '" + name + "'"});
         CallArguments arguments = is_op("(") ? parse_arguments() : CallArguments{};
         value = make(line, Filter{std::move(value), std::move(name), std::move(arguments)});
       } else if (value && skip_name("is")) {
@@ -600,14 +696,14 @@ class Parser {
     node.negated = skip_name("not");
     node.operand = std::move(operand);
     node.name = parse_dotted();
+    if (!find_test(node.name)) unknown_.push_back({line, "No test named '" + node.name + "'"});
     const TokenType type = peek().type;
-    const bool is_word = is_name("else") || is_name("or") || is_name("and") || is_name("if") ||
-                         is_name("in") || is_name("not");
+    const bool is_word = is_name("else") || is_name("or") || is_name("and");
     if (is_op("(")) {
       node.arguments = parse_arguments();
     } else if ((type == TokenType::kName && !is_word) || type == TokenType::kString ||
                type == TokenType::kInteger || type == TokenType::kFloat || is_op("[") ||
-               is_op("{")) {
+               is_op("{") || is_op("(")) {
       if (is_name("is")) fail("tests cannot follow each other with \"is\"");
       node.arguments.positional.push_back(parse_postfix(parse_primary()));
     }
@@ -616,8 +712,16 @@ class Parser {
 
   std::vector<Token> tokens_;
   size_t next_ = 0;
+  // Names of the macro being parsed, and of those inside it.
+  struct Uses {
+    bool varargs = false, kwargs = false, caller = false;
+  };
+
   int depth_ = 0;
   int loops_ = 0;
+  std::vector<std::string> blocks_;
+  std::vector<Unknown> unknown_, hard_unknown_;
+  Uses uses_;
 };
 
 }  // namespace

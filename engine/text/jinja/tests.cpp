@@ -34,8 +34,9 @@ bool is_callable(const Value& v) { return v.is_object() && v.object().is_callabl
 bool is_iterable(const Value& v) {
   return v.is_string() || v.is_list() || v.is_dict() || v.is_undefined();
 }
-bool is_even(const Value& v) { return to_integer(v, "even") % 2 == 0; }
-bool is_odd(const Value& v) { return to_integer(v, "odd") % 2 != 0; }
+bool is_sequence(const Value& v) {
+  return is_iterable(v) && (!v.is_list() || v.list().has_places());
+}
 bool is_filter(const Value& v) { return v.is_string() && find_filter(v.string()); }
 bool is_test(const Value& v) { return v.is_string() && find_test(v.string()); }
 // No template text is markup: nothing is escaped automatically.
@@ -49,11 +50,16 @@ Value has_case(Runtime& runtime, const Value& self, const Arguments& arguments) 
   return Value::of(kThis(s) == s && kOther(s) != s);
 }
 
-Value divisible_by(Runtime&, const Value& self, const Arguments& arguments) {
+Value divisible_by(Runtime& runtime, const Value& self, const Arguments& arguments) {
   const auto [num] = bind(arguments, {"num"});
-  const int64_t divisor = to_integer(num, "divisibleby");
-  if (divisor == 0) throw RenderError("integer division or modulo by zero");
-  return Value::of(divisor == -1 || to_integer(self, "divisibleby") % divisor == 0);
+  return Value::of(binary(runtime, BinaryOp::kMod, self, num).equal_scalar(Value::of(int64_t{0})));
+}
+
+template <int64_t kRest>
+Value has_parity(Runtime& runtime, const Value& self, const Arguments& arguments) {
+  require_no_arguments(arguments);
+  const Value rest = binary(runtime, BinaryOp::kMod, self, Value::of(int64_t{2}));
+  return Value::of(rest.equal_scalar(Value::of(kRest)));
 }
 
 Value same_as(Runtime&, const Value& self, const Arguments& arguments) {
@@ -75,9 +81,9 @@ constexpr Builtin kTests[] = {
     {"mapping", unary<is_mapping>},
     {"callable", unary<is_callable>},
     {"iterable", unary<is_iterable>},
-    {"sequence", unary<is_iterable>},
-    {"even", unary<is_even>},
-    {"odd", unary<is_odd>},
+    {"sequence", unary<is_sequence>},
+    {"even", has_parity<0>},
+    {"odd", has_parity<1>},
     {"upper", has_case<text::upper, text::lower>},
     {"lower", has_case<text::lower, text::upper>},
     {"filter", unary<is_filter>},

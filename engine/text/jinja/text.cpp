@@ -1,3 +1,4 @@
+// Above 400 lines: one short function per function of Python.
 #include "engine/text/jinja/text.h"
 
 #include <algorithm>
@@ -5,6 +6,8 @@
 #include <charconv>
 #include <cmath>
 #include <utility>
+
+#include "engine/text/unicode.h"
 
 namespace headwater::jinja::text {
 namespace {
@@ -16,36 +19,42 @@ void append_hex(std::string& out, char32_t c, int digits) {
   for (int shift = 4 * (digits - 1); shift >= 0; shift -= 4) out += kHex[(c >> shift) & 15];
 }
 
-// Simple case pairs of the scripts that template words are written in.
-char32_t to_upper(char32_t c) {
-  if (c >= 'a' && c <= 'z') return c - 32;
-  if (c == 0xB5) return 0x39C;
-  if (c == 0xFF) return 0x178;
-  if (c >= 0xE0 && c <= 0xFE && c != 0xF7) return c - 32;
-  if ((c >= 0x100 && c <= 0x137 && c != 0x131) || (c >= 0x14A && c <= 0x177)) return c & ~1U;
-  if (c == 0x131) return 'I';
-  if ((c >= 0x139 && c <= 0x148) || (c >= 0x179 && c <= 0x17E)) return c % 2 == 0 ? c - 1 : c;
-  if (c == 0x3AC) return 0x386;
-  if (c >= 0x3AD && c <= 0x3AF) return c - 37;
-  if (c == 0x3C2) return 0x3A3;
-  if (c >= 0x3B1 && c <= 0x3CB) return c - 32;
-  if (c >= 0x430 && c <= 0x44F) return c - 32;
-  if (c >= 0x450 && c <= 0x45F) return c - 80;
-  return c;
+size_t last_character(std::string_view s) {
+  size_t pos = s.size() - 1;
+  while (pos > 0 && (static_cast<uint8_t>(s[pos]) & 0xC0) == 0x80) --pos;
+  return pos;
 }
 
-char32_t to_lower(char32_t c) {
-  if (c >= 'A' && c <= 'Z') return c + 32;
-  if (c >= 0xC0 && c <= 0xDE && c != 0xD7) return c + 32;
-  if (c == 0x178) return 0xFF;
-  if ((c >= 0x100 && c <= 0x136 && c != 0x130) || (c >= 0x14A && c <= 0x176)) return c | 1;
-  if ((c >= 0x139 && c <= 0x147) || (c >= 0x179 && c <= 0x17D)) return c % 2 == 1 ? c + 1 : c;
-  if (c == 0x386) return 0x3AC;
-  if (c >= 0x388 && c <= 0x38A) return c + 37;
-  if (c >= 0x391 && c <= 0x3AB && c != 0x3A2) return c + 32;
-  if (c >= 0x410 && c <= 0x42F) return c + 32;
-  if (c >= 0x400 && c <= 0x40F) return c + 80;
-  return c;
+bool is_cased(char32_t c) {
+  const std::string_view category = unicode::category(c);
+  return category == "Lu" || category == "Ll" || category == "Lt" || (c >= 0x2160 && c <= 0x217F) ||
+         (c >= 0x24B6 && c <= 0x24E9) || c == 0xAA || c == 0xBA || category == "Lm";
+}
+
+// A final sigma is one that ends a word.
+bool is_final_sigma(std::string_view s, size_t pos, size_t length) {
+  const auto passes = [](char32_t c) {
+    const std::string_view category = unicode::category(c);
+    return category == "Mn" || category == "Me" || category == "Cf" || category == "Lm" ||
+           category == "Sk" || c == '\'' || c == '.' || c == ':' || c == 0xB7 || c == 0x2019;
+  };
+  size_t before = pos;
+  bool letter_before = false;
+  while (before > 0) {
+    const size_t last = last_character(s.substr(0, before));
+    const char32_t c = code_point(s.substr(last));
+    before = last;
+    if (passes(c)) continue;
+    letter_before = is_cased(c);
+    break;
+  }
+  if (!letter_before) return false;
+  for (size_t after = pos + length; after < s.size();) {
+    const utf8::Step step = utf8::next(s, after);
+    after += step.length;
+    if (!passes(step.code_point)) return !is_cased(step.code_point);
+  }
+  return true;
 }
 
 template <typename Map>
@@ -54,41 +63,31 @@ std::string map_characters(std::string_view s, const Map& map) {
   out.reserve(s.size());
   for (size_t pos = 0; pos < s.size();) {
     const utf8::Step step = utf8::next(s, pos);
-    utf8::append(out, map(step.code_point));
+    map(out, pos, step);
     pos += step.length;
   }
   return out;
 }
 
+void append_lower_at(std::string& out, std::string_view s, size_t pos, const utf8::Step& step) {
+  if (step.code_point == 0x3A3) {
+    out += is_final_sigma(s, pos, step.length) ? "\u03C2" : "\u03C3";
+  } else {
+    unicode::append_lower(out, step.code_point);
+  }
+}
+
+// As Python's repr has it: neither control, format, surrogate, private nor unassigned, and no
+// separator but the space.
 bool is_printable(char32_t c) {
-  struct Range {
-    char32_t first, last;
-  };
-  // Controls, formats, separators other than the space, surrogates and private use.
-  constexpr std::array<Range, 24> kHidden = {{
-      {0x00, 0x1F},       {0x7F, 0xA0},       {0xAD, 0xAD},       {0x600, 0x605},
-      {0x61C, 0x61C},     {0x6DD, 0x6DD},     {0x70F, 0x70F},     {0x890, 0x891},
-      {0x8E2, 0x8E2},     {0x1680, 0x1680},   {0x180E, 0x180E},   {0x2000, 0x200F},
-      {0x2028, 0x202F},   {0x205F, 0x206F},   {0x3000, 0x3000},   {0xD800, 0xF8FF},
-      {0xFEFF, 0xFEFF},   {0xFFF0, 0xFFFB},   {0xFFFE, 0xFFFF},   {0x110BD, 0x110BD},
-      {0x1D173, 0x1D17A}, {0xE0000, 0xE00FF}, {0xF0000, 0xFFFFF}, {0x100000, 0x10FFFF},
-  }};
-  return std::ranges::none_of(kHidden, [c](Range r) { return c >= r.first && c <= r.last; });
+  if (c == ' ') return true;
+  const char major = unicode::category(c)[0];
+  return major != 'C' && major != 'Z';
 }
 
 bool is_line_end(char32_t c) {
   return (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 ||
          c == 0x2029;
-}
-
-bool is_letter(char32_t c) {
-  return to_upper(c) != c || to_lower(c) != c || (c >= 0xAA && c != 0xD7 && c != 0xF7);
-}
-
-size_t last_character(std::string_view s) {
-  size_t pos = s.size() - 1;
-  while (pos > 0 && (static_cast<uint8_t>(s[pos]) & 0xC0) == 0x80) --pos;
-  return pos;
 }
 
 }  // namespace
@@ -146,23 +145,103 @@ std::string_view strip(std::string_view s, Side side, std::optional<std::string_
 }
 
 std::string upper(std::string_view s) {
-  std::string out = map_characters(s, to_upper);
-  return replace(out, "\u00DF", "SS", -1);
+  return map_characters(s, [](std::string& out, size_t, const utf8::Step& step) {
+    unicode::append_upper(out, step.code_point);
+  });
 }
 
-std::string lower(std::string_view s) { return map_characters(s, to_lower); }
+std::string lower(std::string_view s) {
+  return map_characters(s, [&](std::string& out, size_t pos, const utf8::Step& step) {
+    append_lower_at(out, s, pos, step);
+  });
+}
+
+std::string swap_case(std::string_view s) {
+  return map_characters(s, [&](std::string& out, size_t pos, const utf8::Step& step) {
+    const std::string_view category = unicode::category(step.code_point);
+    if (category == "Lu") {
+      append_lower_at(out, s, pos, step);
+    } else if (category == "Ll") {
+      unicode::append_upper(out, step.code_point);
+    } else {
+      utf8::append(out, step.code_point);
+    }
+  });
+}
 
 std::string capitalize(std::string_view s) {
-  bool first = true;
-  return map_characters(
-      s, [&](char32_t c) { return std::exchange(first, false) ? to_upper(c) : to_lower(c); });
+  return map_characters(s, [&](std::string& out, size_t pos, const utf8::Step& step) {
+    if (pos == 0) {
+      unicode::append_title(out, step.code_point);
+    } else {
+      append_lower_at(out, s, pos, step);
+    }
+  });
 }
 
 std::string title(std::string_view s) {
   bool in_word = false;
-  return map_characters(s, [&](char32_t c) {
-    return std::exchange(in_word, is_letter(c)) ? to_lower(c) : to_upper(c);
+  return map_characters(s, [&](std::string& out, size_t pos, const utf8::Step& step) {
+    if (std::exchange(in_word, is_cased(step.code_point))) {
+      append_lower_at(out, s, pos, step);
+    } else {
+      unicode::append_title(out, step.code_point);
+    }
   });
+}
+
+std::string title_words(std::string_view s) {
+  bool in_word = false;
+  size_t begin = 0;
+  std::string out;
+  const auto flush = [&](size_t end) {
+    const std::string_view word = s.substr(begin, end - begin);
+    if (word.empty()) return;
+    const size_t first = utf8::next(word, 0).length;
+    out.append(upper(word.substr(0, first))).append(lower(word.substr(first)));
+    begin = end;
+  };
+  // Runs of these begin a word.
+  for (size_t pos = 0; pos < s.size();) {
+    const utf8::Step step = utf8::next(s, pos);
+    const bool border = is_space(step.code_point) ||
+                        (step.code_point < 128 && std::string_view("-({[<").find(static_cast<char>(
+                                                      step.code_point)) != std::string_view::npos);
+    if (border == in_word) flush(pos);
+    in_word = !border;
+    pos += step.length;
+  }
+  flush(s.size());
+  return out;
+}
+
+bool is_word_character(char32_t c) {
+  const std::string_view category = unicode::category(c);
+  return category[0] == 'L' || category[0] == 'N' || c == '_';
+}
+
+int64_t count_words(std::string_view s) {
+  int64_t count = 0;
+  bool in_word = false;
+  for (std::string_view character : characters(s)) {
+    const bool is_word = is_word_character(code_point(character));
+    count += is_word && !in_word;
+    in_word = is_word;
+  }
+  return count;
+}
+
+std::string pad(std::string_view s, int64_t width, std::string_view fill, Side side) {
+  const int64_t space = std::max<int64_t>(width - static_cast<int64_t>(length(s)), 0);
+  // As Python's str.center does it.
+  const int64_t left = side == Side::kLeft    ? space
+                       : side == Side::kRight ? 0
+                                              : space / 2 + (space & width & 1);
+  std::string out;
+  for (int64_t i = 0; i < left; ++i) out += fill;
+  out += s;
+  for (int64_t i = left; i < space; ++i) out += fill;
+  return out;
 }
 
 std::string replace(std::string_view s, std::string_view from, std::string_view to, int64_t count) {

@@ -29,6 +29,12 @@ std::string upper(std::string_view s);
 std::string lower(std::string_view s);
 std::string capitalize(std::string_view s);
 std::string title(std::string_view s);
+std::string swap_case(std::string_view s);
+std::string title_words(std::string_view s);  // jinja2's filter, which knows words by their borders
+int64_t count_words(std::string_view s);
+bool is_word_character(char32_t c);
+// Padded to `width` characters: on the left, on the right, or around.
+std::string pad(std::string_view s, int64_t width, std::string_view fill, Side side);
 std::string replace(std::string_view s, std::string_view from, std::string_view to, int64_t count);
 
 // max < 0: no limit. Without a separator: runs of white space, none at the ends.

@@ -14,6 +14,7 @@ void fail_nesting() {
 }
 
 std::optional<Value> Object::attribute(Runtime&, std::string_view) { return std::nullopt; }
+std::string Object::repr(Runtime&, int) { return "<" + std::string(type_name()) + ">"; }
 bool Object::set_attribute(std::string_view, const Value&) { return false; }
 Value Object::call(Runtime&, const Arguments&) {
   throw RenderError("'" + std::string(type_name()) + "' object is not callable");
@@ -29,7 +30,7 @@ std::string Value::undefined_message() const {
 }
 
 std::string_view Value::type_name() const {
-  if (is_list()) return list().is_tuple ? "tuple" : "list";
+  if (is_list()) return list().type_name;
   if (is_object()) return object().type_name();
   constexpr std::string_view kNames[] = {
       "Undefined", "NoneType", "bool", "int", "float", "str", "list", "dict", "object"};
@@ -40,7 +41,7 @@ bool Value::truthy() const {
   if (is_undefined() || is_none()) return false;
   if (is_number()) return number() != 0;
   if (is_string()) return !string().empty();
-  if (is_list()) return !list().items.empty();
+  if (is_list()) return list().shape == List::Shape::kIterator || !list().items.empty();
   if (is_dict()) return !dict().items().empty();
   return true;
 }
@@ -60,6 +61,37 @@ void Value::append_str(Runtime& runtime, std::string& out) const {
   }
 }
 
+namespace {
+
+void append_list(Runtime& runtime, const List& l, std::string& out, int depth) {
+  using Shape = List::Shape;
+  if (l.shape == Shape::kIterator) {
+    out.append("<").append(l.type_name).append(" object>");
+    return;
+  }
+  if (l.shape == Shape::kRange) {
+    // start, stop and step, as far as the items still say them.
+    const int64_t start = l.items.empty() ? 0 : l.items.front().integer();
+    const int64_t step = l.items.size() > 1 ? l.items[1].integer() - start : 1;
+    const int64_t stop = l.items.empty() ? 0 : l.items.back().integer() + step;
+    out.append("range(").append(std::to_string(start)).append(", ").append(std::to_string(stop));
+    if (step != 1) out.append(", ").append(std::to_string(step));
+    out += ')';
+    return;
+  }
+  if (l.shape == Shape::kView) out.append(l.type_name).append("(");
+  out += l.is_tuple() ? '(' : '[';
+  for (size_t i = 0; i < l.items.size(); ++i) {
+    if (i > 0) out += ", ";
+    l.items[i].append_repr(runtime, out, depth + 1);
+  }
+  if (l.is_tuple() && l.items.size() == 1) out += ',';
+  out += l.is_tuple() ? ')' : ']';
+  if (l.shape == Shape::kView) out += ')';
+}
+
+}  // namespace
+
 void Value::append_repr(Runtime& runtime, std::string& out, int depth) const {
   runtime.charge(1);
   if (depth > kMaxNesting) fail_nesting();
@@ -77,14 +109,7 @@ void Value::append_repr(Runtime& runtime, std::string& out, int depth) const {
     runtime.charge(string().size() / 8);
     text::append_quoted(out, string());
   } else if (is_list()) {
-    const List& l = list();
-    out += l.is_tuple ? '(' : '[';
-    for (size_t i = 0; i < l.items.size(); ++i) {
-      if (i > 0) out += ", ";
-      l.items[i].append_repr(runtime, out, depth + 1);
-    }
-    if (l.is_tuple && l.items.size() == 1) out += ',';
-    out += l.is_tuple ? ')' : ']';
+    append_list(runtime, list(), out, depth);
   } else if (is_dict()) {
     out += '{';
     bool first = true;
@@ -96,7 +121,7 @@ void Value::append_repr(Runtime& runtime, std::string& out, int depth) const {
     }
     out += '}';
   } else {
-    out.append("<").append(object().type_name()).append(">");
+    out += object().repr(runtime, depth);
   }
 }
 
@@ -166,14 +191,17 @@ void Runtime::fail_budget() const {
   throw RenderError("the template went over its limit of steps and output");
 }
 
-Value Runtime::list(std::vector<Value> items) {
+Value Runtime::make_list(std::vector<Value> items, List::Shape shape, std::string_view type_name) {
   charge(2 + 2 * items.size());
-  return Value::of(&lists_.emplace_back(List{std::move(items), false}));
+  return Value::of(&lists_.emplace_back(List{std::move(items), shape, type_name}));
+}
+
+Value Runtime::list(std::vector<Value> items) {
+  return make_list(std::move(items), List::Shape::kList, "list");
 }
 
 Value Runtime::tuple(std::vector<Value> items) {
-  charge(2 + 2 * items.size());
-  return Value::of(&lists_.emplace_back(List{std::move(items), true}));
+  return make_list(std::move(items), List::Shape::kTuple, "tuple");
 }
 
 Dict& Runtime::new_dict() {
@@ -237,7 +265,7 @@ class JsonWriter {
     } else if (value.is_string()) {
       runtime_.charge(value.string().size() / 8);
       text::append_json_string(out, value.string(), style_.ensure_ascii);
-    } else if (value.is_list()) {
+    } else if (value.is_list() && value.list().shape <= List::Shape::kTuple) {
       write_sequence(
           '[', ']', value.list().items, depth, [&](const Value& item) { write(item, depth + 1); });
     } else if (value.is_dict()) {

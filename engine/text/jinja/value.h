@@ -38,6 +38,7 @@ class Object {
  public:
   virtual ~Object() = default;
   virtual std::string_view type_name() const = 0;
+  virtual std::string repr(Runtime& runtime, int depth);
   virtual std::optional<Value> attribute(Runtime& runtime, std::string_view name);
   virtual bool set_attribute(std::string_view name, const Value& value);  // false: read-only
   virtual bool is_callable() const { return false; }
@@ -74,7 +75,7 @@ class Value {
   bool is_integer() const { return is<int64_t>(); }
   bool is_float() const { return is<double>(); }
   bool is_string() const { return is<Str>(); }
-  bool is_list() const { return is<List*>(); }  // or tuple
+  bool is_list() const { return is<List*>(); }  // of any shape
   bool is_dict() const { return is<Dict*>(); }
   bool is_object() const { return is<Object*>(); }
   bool is_number() const { return is_bool() || is_integer() || is_float(); }
@@ -108,8 +109,19 @@ class Value {
 };
 
 struct List {
+  enum class Shape : uint8_t {
+    kList,
+    kTuple,
+    kRange,
+    kView,      // of a dict: has a length, but no places
+    kIterator,  // what lazy filters give: gone over once, without length or places
+  };
   std::vector<Value> items;
-  bool is_tuple = false;
+  Shape shape = Shape::kList;
+  std::string_view type_name = "list";
+
+  bool is_tuple() const { return shape == Shape::kTuple; }
+  bool has_places() const { return shape <= Shape::kRange; }
 };
 
 // In order of insertion. Keys: strings (indexed) and the rarer scalars, found by comparing.
@@ -156,6 +168,10 @@ class Runtime {
   }
   Value list(std::vector<Value> items);
   Value tuple(std::vector<Value> items);
+  Value make_list(std::vector<Value> items, List::Shape shape, std::string_view type_name);
+  Value iterator(std::vector<Value> items) {
+    return make_list(std::move(items), List::Shape::kIterator, "generator");
+  }
   Dict& new_dict();
   template <typename T, typename... Args>
   T& new_object(Args&&... args) {

@@ -139,3 +139,38 @@ TEST_CASE("StopMatcher: how the text is cut changes nothing", "[text][unit]") {
     CHECK(contains == whole.matched.has_value());
   }
 }
+
+TEST_CASE("Detokenizer: a leading space that encoding put there", "[text][unit]") {
+  Vocabulary v;
+  v.model = "spm";
+  v.source = "test";
+  v.tokens = {"<unk>", "<s>", "\u2581", "a", "\u2581a", "<0xC3>", "<0xA9>"};
+  v.kinds = {TokenKind::kUnknown,
+             TokenKind::kControl,
+             TokenKind::kNormal,
+             TokenKind::kNormal,
+             TokenKind::kNormal,
+             TokenKind::kByte,
+             TokenKind::kByte};
+  v.scores = {0, 0, -3, -2, -1, 0, 0};
+  v.normalizer = {{.kind = NormalizerStep::Kind::kPrepend, .to = "\u2581"},
+                  {.kind = NormalizerStep::Kind::kReplace, .from = " ", .to = "\u2581"}};
+  v.space = "\u2581";
+  v.byte_fallback = v.leading_space = true;
+  v.unknown = 0;
+  const auto tokenizer = make_tokenizer(std::move(v));
+  const auto decode = [&](const std::vector<int32_t>& ids, bool at_start) {
+    Detokenizer detokenizer(*tokenizer, /*skip_special=*/true, at_start);
+    std::string out;
+    for (const int32_t id : ids) out += detokenizer.push(id);
+    return out + detokenizer.flush();
+  };
+  for (const std::string text : {"a a", " a", "", " ", "\u00E9a", "  a"}) {
+    INFO(text);
+    const std::vector<int32_t> ids = tokenizer->encode(text, false, false);
+    CHECK(decode(ids, true) == text);
+    CHECK(decode(ids, false) == (text.empty() ? "" : " " + text));
+  }
+  CHECK(decode({1, 4}, true) == "a");
+  CHECK(decode({5}, true) == "\uFFFD");
+}

@@ -98,6 +98,20 @@ TEST_CASE("tokenizer.json: what it refuses, by name", "[text][unit]") {
   CHECK_THAT(error_of(Json::array()), Catch::Contains("tokenizer.json"));
 }
 
+TEST_CASE("tokenizer.json: every shape gives the ids of the tokenizers package", "[text][unit]") {
+  const auto all = test::golden("tokenizers.json");
+  for (const auto& [name, golden] : all.items()) {
+    const auto tokenizer =
+        make_tokenizer(load_tokenizer_json(golden["tokenizer"].dump(), "", "tokenizer.json"));
+    for (const auto& item : golden["cases"]) {
+      const std::string text = item[0];
+      INFO(name << ": " << text);
+      CHECK(tokenizer->encode(text, false, false) == item[1].get<Ids>());
+      CHECK(tokenizer->encode(text, true, true) == item[2].get<Ids>());
+    }
+  }
+}
+
 TEST_CASE("tokenizer.json: needle-24m gives the ids of the tokenizers package", "[text][golden]") {
   const auto folder = test::shared_folder() / "models" / "needle-24m" / "hf";
   const auto json = test::read_text(folder / "tokenizer.json");
