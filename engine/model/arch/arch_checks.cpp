@@ -12,7 +12,7 @@ void check_head_dim(int64_t head_dim, const std::string& file) {
 }
 
 void check_scale(double value, const std::string& name, const std::string& file) {
-  check(std::isfinite(value) && value > 0 && value < 1e30,
+  check(std::isfinite(value) && value > 1e-30 && value < 1e30,
         file,
         "key \"" + name + "\" is " + std::to_string(value) + ", expected a positive number");
 }

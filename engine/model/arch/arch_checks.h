@@ -28,7 +28,7 @@ inline void check(bool ok, const std::string& file, const std::string& message) 
 void check_spec(const ModelSpec& spec, const std::string& file);
 void check_head_dim(int64_t head_dim, const std::string& file);
 void check_rope(double base, const RopeScaling& scaling, const std::string& file);
-// A multiplier or a cap: finite, and positive where it is not left out.
+// A multiplier or a cap: finite and positive, its inverse too.
 void check_scale(double value, const std::string& name, const std::string& file);
 
 // Layers for which sliding(layer) holds see `window` positions. One that the trained context never

@@ -1,5 +1,6 @@
 // Gemma 2 and 3: norms before and behind each branch, windows on most layers. Of the multimodal
 // Gemma 3 the text model is read.
+#include <algorithm>
 #include <cmath>
 
 #include "engine/model/arch/arch_checks.h"
@@ -67,7 +68,7 @@ void finish_config(const JsonObject& config, ArchReading& reading) {
 void finish_gguf(ModelSpec& spec, size_t layers_of_largest) {
   scale_embedding(spec);
   if (spec.layers.size() == layers_of_largest && spec.layers[0].attention_scale == 0.0f)
-    scale_attention(spec, spec.hidden_dim / spec.layers[0].heads.num_heads);
+    scale_attention(spec, std::max(1, spec.hidden_dim / spec.layers[0].heads.num_heads));
 }
 
 constexpr std::string_view kGemma2ConfigKeys[] = {"attn_logit_softcapping",
