@@ -42,6 +42,17 @@ std::string config_template(const JsonObject& config) {
   throw LoadError(config.name() + ": \"chat_template\" has no entry named \"default\"");
 }
 
+// Throws LoadError: there is nothing at path.
+bool is_folder(const std::string& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (status.type() == fs::file_type::not_found) {
+    throw LoadError(path +
+                    ": does not exist; expected a .gguf file, a tokenizer.json or a model folder");
+  }
+  return is_directory(status);
+}
+
 bool is_gguf(const MappedFile& file) { return text_of(file).starts_with("GGUF"); }
 
 }  // namespace
@@ -72,22 +83,19 @@ std::string read_hf_chat_template(const std::string& folder) {
   return text;
 }
 
-TextFiles read_text_files(const std::string& path) {
-  std::error_code error;
-  const fs::file_status status = fs::status(path, error);
-  if (status.type() == fs::file_type::not_found) {
-    throw LoadError(path +
-                    ": does not exist; expected a .gguf file, a tokenizer.json or a model folder");
-  }
-  if (is_directory(status)) return {read_hf_vocabulary(path), read_hf_chat_template(path)};
+Vocabulary read_vocabulary(const std::string& path) {
+  if (is_folder(path)) return read_hf_vocabulary(path);
   const MappedFile mapped(path);
-  if (is_gguf(mapped)) {
-    const GgufFile file = GgufFile::parse(mapped.bytes(), path);
-    return {read_gguf_vocabulary(file),
-            std::string(file.string("tokenizer.chat_template").value_or(""))};
-  }
-  const fs::path folder = fs::path(path).parent_path();
-  return {read_tokenizer_json(path), read_hf_chat_template(folder.string())};
+  if (!is_gguf(mapped)) return read_tokenizer_json(path);
+  return read_gguf_vocabulary(GgufFile::parse(mapped.bytes(), path));
+}
+
+std::string read_chat_template(const std::string& path) {
+  if (is_folder(path)) return read_hf_chat_template(path);
+  const MappedFile mapped(path);
+  if (!is_gguf(mapped)) return read_hf_chat_template(fs::path(path).parent_path().string());
+  const GgufFile file = GgufFile::parse(mapped.bytes(), path);
+  return std::string(file.string("tokenizer.chat_template").value_or(""));
 }
 
 }  // namespace headwater

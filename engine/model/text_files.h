@@ -7,14 +7,10 @@
 
 namespace headwater {
 
-struct TextFiles {
-  Vocabulary vocabulary;
-  std::string chat_template;  // "" = none
-};
-
-// path: a GGUF file, with or without tensors; a tokenizer.json; or a folder that holds one. Throws
+// path: a GGUF file, with or without tensors; a tokenizer.json; or a folder that holds one. Throw
 // LoadError.
-TextFiles read_text_files(const std::string& path);
+Vocabulary read_vocabulary(const std::string& path);
+std::string read_chat_template(const std::string& path);  // "" = the model has none
 
 // Of a Hugging Face folder, which is not checked for anything else. Throws LoadError.
 Vocabulary read_hf_vocabulary(const std::string& folder);

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <bit>
-#include <numeric>
+#include <functional>
+#include <map>
 #include <queue>
 
 #include "engine/text/byte_level.h"
@@ -16,6 +17,37 @@ namespace {
 constexpr size_t kShortPiece = 32;
 constexpr int32_t kUnknownSymbol = -1;
 constexpr int32_t kMerged = INT32_MIN;  // a symbol that its left neighbour took in
+
+// Places where a merge of one rank may happen, smallest first. Sweeps over a text offer them in
+// order: those wait in line, and only the others need a heap.
+class Places {
+ public:
+  bool empty() const { return next_ == in_order_.size() && others_.empty(); }
+  void push(uint32_t place) {
+    if (next_ == in_order_.size()) {
+      in_order_.clear();
+      next_ = 0;
+    }
+    if (in_order_.empty() || place >= in_order_.back()) {
+      in_order_.push_back(place);
+    } else {
+      others_.push(place);
+    }
+  }
+  uint32_t pop() {
+    if (others_.empty() || (next_ < in_order_.size() && in_order_[next_] <= others_.top())) {
+      return in_order_[next_++];
+    }
+    const uint32_t place = others_.top();
+    others_.pop();
+    return place;
+  }
+
+ private:
+  std::vector<uint32_t> in_order_;
+  size_t next_ = 0;
+  std::priority_queue<uint32_t, std::vector<uint32_t>, std::greater<>> others_;
+};
 
 }  // namespace
 
@@ -243,62 +275,52 @@ void BpeModel::merge_short(std::string_view text, bool& run, std::vector<int32_t
 }
 
 void BpeModel::merge_long(std::string_view text, bool& run, std::vector<int32_t>& ids) const {
-  constexpr size_t kNone = ~size_t{0};
+  constexpr uint32_t kNone = ~0U;
   struct Link {
     Symbol symbol;
-    size_t prev, next;
-  };
-  struct Candidate {
-    uint32_t rank;
-    size_t left;
-    int32_t left_id, right_id, merged;
-    bool operator<(const Candidate& o) const {  // the top of the heap is the best
-      return rank != o.rank ? rank > o.rank : left > o.left;
-    }
+    uint32_t prev, next;
   };
   std::vector<Link> links;
   links.reserve(text.size());
   for (size_t pos = 0; pos < text.size();) {
     const Symbol symbol = first_symbol(text.substr(pos));
-    links.push_back({symbol, links.size() - 1, links.size() + 1});  // the first prev is kNone
+    const auto here = static_cast<uint32_t>(links.size());
+    links.push_back({symbol, here - 1, here + 1});  // the first prev is kNone
     pos += symbol.length;
   }
   links.back().next = kNone;
 
-  std::vector<Candidate> found;
-  const auto offer = [&](size_t left, const auto& add) {
-    const size_t right = links[left].next;
-    if (right == kNone) return;
-    const int32_t left_id = links[left].symbol.id, right_id = links[right].symbol.id;
-    const auto merge = merges_.find(left_id, right_id);
-    if (merge.rank != MergeTable::kNoRank) {
-      add(Candidate{merge.rank, left, left_id, right_id, merge.id});
-    }
+  const auto merge_of = [&](uint32_t left) {
+    const uint32_t right = links[left].next;
+    if (right == kNone) return MergeTable::Merge{};
+    return merges_.find(links[left].symbol.id, links[right].symbol.id);
   };
-  for (size_t i = 0; i < links.size(); ++i) {
-    offer(i, [&](const Candidate& candidate) { found.push_back(candidate); });
-  }
-  std::priority_queue<Candidate> heap(std::less<Candidate>(), std::move(found));
-  const auto push = [&](const Candidate& candidate) { heap.push(candidate); };
+  std::map<uint32_t, Places> ranks;
+  const auto offer = [&](uint32_t left) {
+    const uint32_t rank = merge_of(left).rank;
+    if (rank != MergeTable::kNoRank) ranks[rank].push(left);
+  };
+  for (uint32_t i = 0; i < links.size(); ++i) offer(i);
 
-  while (!heap.empty()) {
-    const Candidate top = heap.top();
-    heap.pop();
-    Link& left = links[top.left];
-    // Stale: one of the two has merged since.
-    if (left.symbol.id != top.left_id || left.next == kNone ||
-        links[left.next].symbol.id != top.right_id) {
-      continue;
-    }
+  while (!ranks.empty()) {
+    const auto best = ranks.begin();
+    const uint32_t rank = best->first, at = best->second.pop();
+    if (best->second.empty()) ranks.erase(best);
+    Link& left = links[at];
+    // Stale: one of the two has merged since, unless they make a merge of this rank again.
+    if (left.symbol.id == kMerged) continue;
+    const MergeTable::Merge merge = merge_of(at);
+    if (merge.rank != rank) continue;
     Link& right = links[left.next];
-    left.symbol = {top.merged, left.symbol.length + right.symbol.length};
+    left.symbol = {merge.id, left.symbol.length + right.symbol.length};
     left.next = right.next;
     right.symbol.id = kMerged;
-    if (left.next != kNone) links[left.next].prev = top.left;
-    if (left.prev != kNone) offer(left.prev, push);
-    offer(top.left, push);
+    if (left.next != kNone) links[left.next].prev = at;
+    if (left.prev != kNone) offer(left.prev);
+    offer(at);
   }
-  for (size_t i = 0, pos = 0; i != kNone; i = links[i].next) {
+  size_t pos = 0;
+  for (uint32_t i = 0; i != kNone; i = links[i].next) {
     emit(links[i].symbol, text.substr(pos), run, ids);
     pos += links[i].symbol.length;
   }

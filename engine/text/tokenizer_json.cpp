@@ -199,12 +199,15 @@ void read_merges(const JsonObject& model, Vocabulary& v) {
 }
 
 // bos_token and its like are a string, an added token, or null.
-int32_t named_token(const JsonObject& config, const char* key, const Vocabulary& v) {
+int32_t named_token(const JsonObject& config,
+                    const char* key,
+                    const Vocabulary& v,
+                    bool required = true) {
   if (!config.has(key)) return -1;
   const std::string text =
       config.value()[key].is_object() ? config.object(key).string("content") : config.string(key);
   const int32_t id = find_token(v, text);
-  if (id < 0) refuse(config, key, "a token of the vocabulary", text);
+  if (id < 0 && required) refuse(config, key, "a token of the vocabulary", text);
   return id;
 }
 
@@ -270,7 +273,7 @@ Vocabulary load_tokenizer_json(std::string_view tokenizer,
     const JsonObject names = JsonObject::parse(config, source + " (tokenizer_config)", kLimits);
     v.bos = named_token(names, "bos_token", v);
     v.eos = named_token(names, "eos_token", v);
-    v.pad = named_token(names, "pad_token", v);
+    v.pad = named_token(names, "pad_token", v, /*required=*/false);
   }
   if (root.has("post_processor")) read_post_processor(root.object("post_processor"), v);
   name_ends(v);

@@ -98,7 +98,7 @@ int tokenize(const std::vector<std::string>& args, std::istream& in, std::ostrea
   describe(config, table);
   const std::string path =
       one_model(apply_flags(table, args), "headwater tokenize MODEL [--json] < INPUT");
-  const auto tokenizer = make_tokenizer(read_text_files(path).vocabulary);
+  const auto tokenizer = make_tokenizer(read_vocabulary(path));
   const std::string input = read_all(in);
   if (!config.json) {
     for (const int32_t id : tokenizer->encode(input, config.add_special, config.parse_special)) {
@@ -132,15 +132,15 @@ int render(const std::vector<std::string>& args, std::istream& in, std::ostream&
   if (words.empty()) {
     source = read_file(config.template_path);
   } else {
-    TextFiles files = read_text_files(name = one_model(words, usage));
-    source = std::move(files.chat_template);
-    vocabulary = std::move(files.vocabulary);
+    name = one_model(words, usage);
+    source = read_chat_template(name);
     if (source.empty()) {
       throw LoadError(
           name + ": has no chat template, so it completes text only; give one with --template");
     }
   }
   const ChatTemplate chat_template(std::move(source), name);
+  if (!words.empty()) vocabulary = read_vocabulary(name);
   Json variables = parse_input(read_all(in));
   if (!variables.is_object()) {
     throw LoadError("standard input: expected a JSON object with \"messages\"");

@@ -94,7 +94,7 @@ int main(int argc, char** argv) {
       {"no spaces", std::string(1 << 20, 'a')},
   };
   for (int i = 1; i < argc; ++i) {
-    const auto tokenizer = make_tokenizer(read_text_files(argv[i]).vocabulary);
+    const auto tokenizer = make_tokenizer(read_vocabulary(argv[i]));
     for (const auto& [name, text] : texts) measure(argv[i], name, *tokenizer, text);
   }
   return argc > 1 ? 0 : 2;
