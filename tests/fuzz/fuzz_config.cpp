@@ -1,6 +1,7 @@
 // Any bytes as config.json, read as every architecture: what is accepted is bounded and whole.
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 #include "engine/io/json_object.h"
@@ -31,9 +32,15 @@ void check_whole(const ModelSpec& spec) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace headwater;  // NOLINT: entry point
   const std::string_view text(reinterpret_cast<const char*>(data), size);
+  std::optional<JsonObject> config;
+  try {
+    config.emplace(JsonObject::parse(text, "config.json"));
+  } catch (const LoadError&) {
+    return 0;
+  }
   for (const Arch* arch : arch_table()) {
     try {
-      check_whole(read_config_arch(*arch, JsonObject::parse(text, "config.json")).spec);
+      check_whole(read_config_arch(*arch, *config).spec);
     } catch (const LoadError&) {
     }
   }
