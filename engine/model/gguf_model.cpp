@@ -23,10 +23,10 @@ void read_architecture(const GgufParts& parts, LoadedModel& model, Refusals& ref
     throw LoadError(file.name() + ": metadata key \"general.type\" is " + quote(type) +
                     ", expected \"model\"");
   }
-  if (parts.tensors.tensors().empty()) {
-    throw LoadError(file.name() + ": has no tensors: it is a vocabulary, not a model");
-  }
+  const bool has_tensors = !parts.tensors.tensors().empty();
+  if (!has_tensors) refusals.add(file.name() + ": has no tensors: it is a vocabulary, not a model");
   const Arch& arch = find_gguf_arch(file.required_string("general.architecture"), file.name());
+  if (!has_tensors) return;
   ArchReading reading = read_gguf_arch(arch, file, parts.tensors);
   model.spec = std::move(reading.spec);
   map_weights(parts.tensors, arch.gguf_tensors, reading.weights, model, refusals);

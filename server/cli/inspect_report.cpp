@@ -273,6 +273,8 @@ void check_text(LoadedModel& model, InspectReport& report, Refusals& refusals) {
       tokenizer = make_tokenizer(std::move(model.vocabulary));
       check_tokenizer(*tokenizer, model.eos_token_ids, report);
     });
+  } else if (model.spec.layers.empty()) {
+    return;  // nothing was read that could have text
   }
   report.fields["has_chat_template"] = !model.chat_template.empty();
   if (model.chat_template.empty()) {
