@@ -15,6 +15,7 @@
 #include <cstring>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "kernels/attention/paged_kv.h"
@@ -75,8 +76,13 @@ class Ops {
   virtual DType activation_dtype() const = 0;
   virtual DType default_kv_format() const = 0;
   virtual bool supports_kv(const PageShape& page) const = 0;
+  // Whether what allocate() gives can be read and written by the host.
+  virtual bool memory_is_host() const { return true; }
+  virtual int64_t free_device_bytes() const { return 0; }  // where memory_is_host() is false
 
-  // ---- load time: may allocate, may throw LoadError
+  // ---- load time: may allocate, may throw LoadError or CudaError
+  // No sequence is longer than max_tokens: bounds the scratch of attention. Once, before any step.
+  virtual void reserve(int32_t /*max_tokens*/) {}
   virtual Buffer allocate(int64_t bytes) = 0;  // zeroed, 64-byte aligned
   // Host to device and back; ready for the operations called next, and complete after
   // synchronize(). On the CPU the device's memory is the host's.
@@ -137,11 +143,21 @@ class Ops {
                           int64_t page_bytes,
                           std::span<const PageId> from,
                           std::span<const PageId> to) = 0;
+  // table[offset] = page for every entry; entries of the same offset hold the same page.
+  virtual void write_table(int32_t* table, std::span<const TableEntry> entries) {
+    for (const TableEntry& entry : entries) table[entry.offset] = entry.page;
+  }
   virtual void synchronize() = 0;
 };
 
 // The pool is not owned and may be shared; it must outlive the Ops.
 std::unique_ptr<Ops> make_ref_ops(ThreadPool& pool);
 std::unique_ptr<Ops> make_cpu_ops(ThreadPool& pool);
+
+// Why make_cuda_ops() would refuse (built without CUDA, no driver, no GPU of a compiled
+// architecture), or "".
+std::string cuda_obstacle();
+// The first visible GPU. Throws ConfigError with the obstacle.
+std::unique_ptr<Ops> make_cuda_ops();
 
 }  // namespace headwater

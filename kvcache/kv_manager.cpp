@@ -76,6 +76,7 @@ void KvManager::set_row(SequenceKv& seq, int32_t g, int32_t page, RowId row) {
     } else {
       std::ranges::copy(ids, entry);
     }
+    if (records_changes_) changed_.push_back({entry - tables_.as<int32_t>(), group(g).num_heads});
   };
   fill(table_entry(seq, g, page), row == kNoRow ? std::span<const PageId>{} : pool_.pages(g, row));
   if (group(g).has_record(page))
@@ -312,6 +313,20 @@ int64_t KvManager::peak_growth_bytes(const SequenceKv& seq,
   if (num_tokens <= seq.num_tokens_) return 0;
   const int64_t peak = geometry_.peak_bytes(num_tokens, seq.rules_, max_rows);
   return std::max<int64_t>(0, peak - held_bytes(seq));
+}
+
+void KvManager::record_table_changes() {
+  HW_CHECK(num_free_slots() == options_.max_sequences, "sequences exist already");
+  records_changes_ = true;
+}
+
+std::span<const TableEntry> KvManager::take_table_changes() {
+  taken_.clear();
+  for (const EntryRange& range : changed_)
+    for (int64_t offset = range.offset; offset < range.offset + range.count; ++offset)
+      taken_.push_back({offset, tables()[offset]});
+  changed_.clear();
+  return taken_;
 }
 
 std::vector<PageCopy> KvManager::take_copies() { return std::exchange(copies_, {}); }

@@ -90,6 +90,14 @@ class KvManager {
   // Page tables, see paged_kv.h: [slot][group]: [logical page][head slot], then records
   // [block][head slot].
   const int32_t* tables() const { return tables_.as<int32_t>(); }
+  int64_t table_bytes() const { return tables_.bytes(); }
+  int32_t max_tokens() const { return options_.max_tokens; }
+  // For a device with tables of its own, all zeros at first: from now on changes are recorded, and
+  // must be taken before every step. No sequence may exist yet.
+  void record_table_changes();
+  // The present value of every entry written since the last call; an entry may come twice.
+  // Valid until the next call.
+  std::span<const TableEntry> take_table_changes();
   // Entries from a group's pages to its records; -1: it has none.
   int64_t record_begin(int32_t g) const {
     return group(g).rule.compensate ? max_pages_ * group(g).num_heads : -1;
@@ -139,6 +147,13 @@ class KvManager {
   std::vector<int32_t> free_slots_;
   std::vector<PageCopy> copies_;
   uint64_t num_folded_blocks_ = 0;
+  struct EntryRange {
+    int64_t offset = 0;
+    int32_t count = 0;
+  };
+  bool records_changes_ = false;
+  std::vector<EntryRange> changed_;  // since the last take_table_changes()
+  std::vector<TableEntry> taken_;
 };
 
 }  // namespace headwater::kv

@@ -13,8 +13,7 @@ void upload(Ops& ops, const Buffer& buffer, std::span<const T> values) {
 
 }  // namespace
 
-Executor::Executor(
-    Model& model, Ops& ops, const kv::KvManager& kv, int64_t arena_bytes, int32_t max_seqs)
+Executor::Executor(Model& model, Ops& ops, kv::KvManager& kv, int64_t arena_bytes, int32_t max_seqs)
     : model_(model), ops_(ops), kv_(kv), arena_(ops.allocate(arena_bytes)) {
   const kv::KvGeometry& geometry = kv.geometry();
   std::vector<KvGroupShape> groups;
@@ -34,6 +33,12 @@ Executor::Executor(
   heads_ = ops.allocate(static_cast<int64_t>(geometry.heads().size_bytes()));
   upload(ops, heads_, geometry.heads());
 
+  if (!ops.memory_is_host()) {
+    tables_ = ops.allocate(kv.table_bytes());
+    kv.record_table_changes();
+  }
+  ops.reserve(kv.max_tokens());
+
   const int64_t rows = model.limits().max_rows;
   constexpr int64_t kInt = sizeof(int32_t);
   token_ids_ = ops.allocate(rows * kInt);
@@ -48,6 +53,7 @@ Executor::Executor(
 Matrix Executor::run(const StepPlan& plan) {
   for (const kv::PageCopy& copy : plan.copies)
     ops_.copy_pages(arena_.data(), copy.page_bytes, copy.from, copy.to);
+  if (tables_.data() != nullptr) ops_.write_table(tables_.as<int32_t>(), kv_.take_table_changes());
   const auto send = [&](const Buffer& buffer, const auto& values) {
     upload(ops_, buffer, std::span(values));
   };
@@ -69,7 +75,7 @@ Matrix Executor::run(const StepPlan& plan) {
   step.row_begin = row_begin_.as<int32_t>();
   step.logit_rows = logit_rows_.as<int32_t>();
   step.pages.arena = arena_.data();
-  step.pages.tables = kv_.tables();
+  step.pages.tables = tables_.data() != nullptr ? tables_.as<int32_t>() : kv_.tables();
   step.pages.table_begin = table_begin_.as<int64_t>();
   step.pages.groups = groups_.as<KvGroupShape>();
   step.pages.heads = heads_.as<KvHeadSlot>();

@@ -14,8 +14,9 @@ namespace headwater {
 
 class Executor {
  public:
-  // model, ops and kv are not owned. Allocates arena_bytes on the device.
-  Executor(Model& model, Ops& ops, const kv::KvManager& kv, int64_t arena_bytes, int32_t max_seqs);
+  // model, ops and kv are not owned. Allocates arena_bytes on the device, and page tables where its
+  // memory is its own: kv then records changes, and every run carries them over.
+  Executor(Model& model, Ops& ops, kv::KvManager& kv, int64_t arena_bytes, int32_t max_seqs);
 
   // Logits on the host, [plan.num_logit_rows, vocab_size], valid until the next run.
   Matrix run(const StepPlan& plan);
@@ -23,8 +24,9 @@ class Executor {
  private:
   Model& model_;
   Ops& ops_;
-  const kv::KvManager& kv_;
+  kv::KvManager& kv_;
   Buffer arena_, groups_, heads_;
+  Buffer tables_;  // none: kv's own
   Buffer token_ids_, positions_, row_seq_, row_begin_, logit_rows_, table_begin_, window_start_;
   bool compensates_ = false;  // some heads do
   std::vector<float> host_logits_;

@@ -27,6 +27,12 @@ using PageId = int32_t;
 constexpr PageId kNoPage = -1;  // a hole: dropped or never written
 constexpr int64_t kPageGranuleBytes = 256;
 
+// An entry of the page tables that has a new value.
+struct TableEntry {
+  int64_t offset = 0;  // into the tables
+  PageId page = kNoPage;
+};
+
 // The page class: fixes a page's size. page_tokens is a multiple of 16.
 struct PageShape {
   DType format = DType::kF32;
@@ -34,7 +40,9 @@ struct PageShape {
   int32_t page_tokens = 16;
   int32_t sidecar_bytes = 0;
 
-  int64_t k_bytes() const { return int64_t{page_tokens} * head_dim * dtype_bytes(format); }
+  constexpr int64_t k_bytes() const {
+    return int64_t{page_tokens} * head_dim * dtype_bytes(format);
+  }
   // Rounded up to the granule.
   int64_t page_bytes() const {
     const int64_t bytes = 2 * k_bytes() + sidecar_bytes;
@@ -59,7 +67,7 @@ struct KvGroupShape {
   int32_t shard_phase = 0;
   int64_t record_begin = -1;  // >= 0: the heads compensate
 
-  bool permanent(int32_t position) const {
+  constexpr bool permanent(int32_t position) const {
     return position < sink_tokens ||
            (shard_stride > 0 && (position / block_tokens + shard_phase) % shard_stride == 0);
   }

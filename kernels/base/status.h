@@ -21,6 +21,10 @@ struct ConfigError : std::runtime_error {
 struct LoadError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
+// The GPU or its driver failed: the call, its place and the driver's words.
+struct CudaError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 enum class StatusCode {
   kOk,

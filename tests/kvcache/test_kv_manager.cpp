@@ -330,3 +330,48 @@ TEST_CASE("KvManager: conservation under random traffic", "[kvcache][unit]") {
   REQUIRE(refused > 10);
   REQUIRE(adopted > 10);
 }
+
+TEST_CASE("KvManager: a device's tables, kept by the recorded changes, equal the host's",
+          "[kvcache][unit]") {
+  const RetentionRule rule = GENERATE(kFull, kWindow, kRazor, kShard);
+  const auto seed = static_cast<uint32_t>(GENERATE(1, 2, 3));
+  CAPTURE(rule.window_start(1000), seed);
+  KvManager kv(geometry(3, rule), options(500));
+  kv.record_table_changes();
+  std::vector<PageId> device(static_cast<size_t>(kv.table_bytes()) / sizeof(PageId), 0);
+  std::mt19937 random(seed);
+  std::deque<SequenceKv> live;
+  std::vector<std::vector<int32_t>> ids;
+  size_t num_changes = 0;
+  for (int step = 0; step < 300; ++step) {
+    const uint32_t choice = random() % 8;
+    if ((choice == 0 || live.empty()) && kv.num_free_slots() > 0) {
+      live.push_back(kv.create({.faithful_tokens = random() % 2 == 0 ? 100 : 0}));
+      ids.push_back(tokens(700, static_cast<int>(random() % 3)));
+      kv.adopt(live.back(), ids.back(), 600);
+    } else if (choice == 1 && !live.empty() && kv.num_free_slots() > 0) {
+      live.push_back(kv.fork(live.front()));
+      ids.push_back(ids.front());
+    } else if (choice == 2 && !live.empty()) {
+      kv.release(live.front());
+      live.pop_front();
+      ids.erase(ids.begin());
+    } else if (!live.empty()) {
+      const size_t i = random() % live.size();
+      const int32_t end =
+          std::min<int32_t>(700, live[i].num_tokens() + 1 + static_cast<int32_t>(random() % 60));
+      if (kv.reserve(live[i], end)) kv.commit(live[i], {ids[i].data(), static_cast<size_t>(end)});
+    }
+    if (step % 3 != 0) continue;  // several changes of one entry between two steps
+    for (const TableEntry& entry : kv.take_table_changes()) {
+      device[static_cast<size_t>(entry.offset)] = entry.page;
+      ++num_changes;
+    }
+    REQUIRE(std::equal(device.begin(), device.end(), kv.tables()));
+  }
+  REQUIRE(num_changes > 1000);
+  while (!live.empty()) {
+    kv.release(live.back());
+    live.pop_back();
+  }
+}
