@@ -15,17 +15,12 @@
 #include "engine/kv_budget.h"
 #include "engine/log.h"
 #include "engine/model/loaded_model.h"
+#include "kernels/make_ops.h"
 
 namespace headwater {
 namespace {
 
 constexpr int32_t kPromptLogitRows = 64;  // of one step, for prompt logprobs
-
-std::unique_ptr<Ops> make_ops(const std::string& device, ThreadPool& pool) {
-  if (device == "ref") return make_ref_ops(pool);
-  if (device == "cpu" || device == "auto") return make_cpu_ops(pool);
-  throw ConfigError("device must be auto, cpu or ref, got \"" + device + "\"");
-}
 
 DType kv_format(const std::string& name, const Ops& ops) {
   if (name == "auto") return ops.default_kv_format();
@@ -65,14 +60,18 @@ class ThreadedEngine final : public Engine {
                         " (kv-cache-dtype)");
     kv::KvGeometry geometry(
         static_cast<int32_t>(spec.layers.size()), heads.num_kv_heads, plan.rules, page);
-    const KvBudget budget =
-        plan_kv_budget(config, spec, geometry, plan.faithful, available_memory_bytes());
-
     const Model::Limits limits{std::max(config.max_num_batched_tokens, config.max_num_seqs),
                                config.max_num_seqs + kPromptLogitRows};
-    model_ = std::make_unique<Model>(*files_, *ops_, limits, [&](int64_t done, int64_t total) {
-      if (progress) progress("weights", done, total);
-    });
+    const auto load_weights = [&] {
+      model_ = std::make_unique<Model>(*files_, *ops_, limits, [&](int64_t done, int64_t total) {
+        if (progress) progress("weights", done, total);
+      });
+    };
+    // A host refuses before it loads; a GPU's pool takes what the weights leave.
+    if (!ops_->memory_is_host()) load_weights();
+    const KvBudget budget =
+        plan_kv_budget(config, spec, geometry, plan.faithful, most_pool_bytes());
+    if (ops_->memory_is_host()) load_weights();
     for (const MappedFile& file : files_->files) file.drop_resident();
     tokenizer_ = make_tokenizer(files_->vocabulary);
     load_template();
@@ -157,6 +156,12 @@ class ThreadedEngine final : public Engine {
   }
 
  private:
+  int64_t most_pool_bytes() const {
+    if (ops_->memory_is_host()) return available_memory_bytes() / 4;
+    constexpr int64_t kStepBytes = int64_t{256} << 20;  // what a step works in, allocated later
+    return ops_->free_device_bytes() / 10 * 9 - kStepBytes;
+  }
+
   static std::unique_ptr<LoadedModel> load(const EngineConfig& config,
                                            const LoadProgress& progress) {
     if (config.model.empty())

@@ -68,7 +68,7 @@ KvBudget plan_kv_budget(const EngineConfig& config,
                         const ModelSpec& model,
                         const kv::KvGeometry& geometry,
                         bool faithful,
-                        int64_t memory_bytes) {
+                        int64_t most_bytes) {
   if (config.max_model_len > model.max_positions)
     throw ConfigError("max-model-len is " + std::to_string(config.max_model_len) +
                       ", but the model was trained for " + std::to_string(model.max_positions) +
@@ -81,7 +81,7 @@ KvBudget plan_kv_budget(const EngineConfig& config,
   KvBudget budget;
   const int64_t wanted = config.kv_cache_bytes > 0
                              ? config.kv_cache_bytes
-                             : std::min(sequence_bytes * config.max_num_seqs, memory_bytes / 4);
+                             : std::min(sequence_bytes * config.max_num_seqs, most_bytes);
   int64_t largest_page = 0;
   for (const kv::KvGroup& group : geometry.groups())
     largest_page = std::max(largest_page, group.page.page_bytes());

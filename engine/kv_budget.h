@@ -16,13 +16,13 @@ struct KvBudget {
   int32_t max_dense_len = 0;  // of a request that asks for dense attention
 };
 
-// faithful: prompts are held whole until they end. memory_bytes: what the machine has left. Throws
-// ConfigError that names the option to change.
+// faithful: prompts are held whole until they end. most_bytes: what the pool may take where
+// kv-cache-bytes does not say. Throws ConfigError that names the option to change.
 KvBudget plan_kv_budget(const EngineConfig& config,
                         const ModelSpec& model,
                         const kv::KvGeometry& geometry,
                         bool faithful,
-                        int64_t memory_bytes);
+                        int64_t most_bytes);
 
 // Memory that could be taken now: the lesser of the system's and the control group's.
 int64_t available_memory_bytes();

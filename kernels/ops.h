@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -147,6 +148,10 @@ class Ops {
   virtual void write_table(int32_t* table, std::span<const TableEntry> entries) {
     for (const TableEntry& entry : entries) table[entry.offset] = entry.page;
   }
+  // The step operations that body calls; a device may have recorded them in an earlier call with
+  // the same key and launch them as one, without calling body. The same key means: the same
+  // operations with the same arguments, from the same buffers. Key 0: nothing is kept.
+  virtual void replay(uint64_t /*key*/, const std::function<void()>& body) { body(); }
   virtual void synchronize() = 0;
 };
 
@@ -157,7 +162,12 @@ std::unique_ptr<Ops> make_cpu_ops(ThreadPool& pool);
 // Why make_cuda_ops() would refuse (built without CUDA, no driver, no GPU of a compiled
 // architecture), or "".
 std::string cuda_obstacle();
+struct CudaOptions {
+  // A row's bits depend on its own inputs only, as on the CPU: fixed splits and no tensor cores. Up
+  // to 4 rows of a step; beyond, how many rows there are picks the product's shape.
+  bool deterministic = false;
+};
 // The first visible GPU. Throws ConfigError with the obstacle.
-std::unique_ptr<Ops> make_cuda_ops();
+std::unique_ptr<Ops> make_cuda_ops(const CudaOptions& options = {});
 
 }  // namespace headwater

@@ -52,6 +52,7 @@ Probe::Probe(Model& model, Ops& ops, int32_t page_tokens)
   groups_.resize(heads_.size());
   device_heads_ = to_device(ops, heads_);
   device_groups_ = ops.allocate(static_cast<int64_t>(groups_.size() * sizeof(KvGroupShape)));
+  ops.reserve(model.spec().max_positions);
   const int64_t rows = model.limits().max_rows;
   token_ids_ = ops.allocate(rows * kInt);
   positions_ = ops.allocate(rows * kInt);
@@ -177,6 +178,7 @@ StepView Probe::make_step(const ProbePrompt& prompt,
   step.pages.window_start = window_start_.as<int32_t>();
   step.pages.num_groups = num_heads();
   step.pages.compensates = compensates;
+  step.pages.format = page_.format;
   return step;
 }
 

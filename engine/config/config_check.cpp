@@ -39,7 +39,7 @@ std::vector<std::string> check_engine_config(const EngineConfig& c) {
   if (c.model.empty()) {
     issues.add("model: must name a GGUF file or a folder with config.json and safetensors");
   }
-  issues.one_of("device", c.device, {"auto", "cpu", "ref"});
+  issues.one_of("device", c.device, {"auto", "cuda", "cpu", "ref"});
   issues.range("threads", c.threads, 0, 1024);
   issues.range("max-model-len", c.max_model_len, 0, kMaxTokens);
   issues.range("max-num-seqs", c.max_num_seqs, 1, 65536);

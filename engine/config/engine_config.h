@@ -10,14 +10,14 @@ namespace headwater {
 struct EngineConfig {
   std::string model;                     // GGUF file, or Hugging Face folder
   std::string served_model_name;         // "" = file or folder name
-  std::string device = "auto";           // auto | cpu | ref
+  std::string device = "auto";           // auto | cuda | cpu | ref
   int32_t threads = 0;                   // 0 = one per usable CPU
   int32_t max_model_len = 0;             // 0 = the model's, as far as the KV pool reaches
   int32_t max_num_seqs = 64;             // running at once
   int32_t max_num_batched_tokens = 512;  // token budget of one step
   double max_itl_stretch = 2.0;          // prefill may stretch the gap between tokens that much
   int32_t max_queue = 256;               // waiting requests before 429
-  int64_t kv_cache_bytes = 0;            // 0 = auto: for max_num_seqs or a quarter of memory
+  int64_t kv_cache_bytes = 0;            // 0 = for max_num_seqs, or a quarter of memory
   std::string kv_cache_dtype = "auto";   // auto | f32 | f16 | bf16
   int32_t block_size = 16;               // tokens of one page of one head
   bool enable_prefix_caching = true;
@@ -45,7 +45,9 @@ template <typename Config, typename Visitor>
 void describe_engine(Config& c, Visitor&& visit) {
   visit("model", c.model, "GGUF file, or folder with config.json and safetensors");
   visit("served-model-name", c.served_model_name, "name clients use; default: the file's name");
-  visit("device", c.device, "auto, cpu or ref (slow fp32 oracle)");
+  visit("device",
+        c.device,
+        "auto (a GPU if there is one, else the CPU), cuda, cpu or ref (slow fp32 oracle)");
   visit("threads", c.threads, "CPU threads; 0 = one per CPU that affinity and cgroup allow");
   visit("max-model-len", c.max_model_len, "longest prompt + output in tokens; 0 = the model's");
   visit("max-num-seqs", c.max_num_seqs, "sequences that run at once");

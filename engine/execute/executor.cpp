@@ -2,8 +2,12 @@
 
 #include <algorithm>
 
+#include "kernels/base/check.h"
+
 namespace headwater {
 namespace {
+
+constexpr int64_t kAlignment = 16;  // of an array of a step
 
 template <typename T>
 void upload(Ops& ops, const Buffer& buffer, std::span<const T> values) {
@@ -40,50 +44,57 @@ Executor::Executor(Model& model, Ops& ops, kv::KvManager& kv, int64_t arena_byte
   ops.reserve(kv.max_tokens());
 
   const int64_t rows = model.limits().max_rows;
-  constexpr int64_t kInt = sizeof(int32_t);
-  token_ids_ = ops.allocate(rows * kInt);
-  positions_ = ops.allocate(rows * kInt);
-  row_seq_ = ops.allocate(rows * kInt);
-  row_begin_ = ops.allocate((max_seqs + 1) * kInt);
-  logit_rows_ = ops.allocate(model.limits().max_logit_rows * kInt);
-  table_begin_ = ops.allocate(int64_t{max_seqs} * geometry.num_groups() * 2 * kInt);
-  window_start_ = ops.allocate(rows * geometry.num_groups() * kInt);
+  const int64_t num_groups = geometry.num_groups();
+  const int64_t ints =
+      rows * (3 + num_groups) + model.limits().max_logit_rows + max_seqs * (1 + 2 * num_groups) + 1;
+  constexpr int64_t kArrays = 7;
+  step_ = ops.allocate(ints * int64_t{sizeof(int32_t)} + kArrays * kAlignment);
 }
 
 Matrix Executor::run(const StepPlan& plan) {
   for (const kv::PageCopy& copy : plan.copies)
     ops_.copy_pages(arena_.data(), copy.page_bytes, copy.from, copy.to);
   if (tables_.data() != nullptr) ops_.write_table(tables_.as<int32_t>(), kv_.take_table_changes());
-  const auto send = [&](const Buffer& buffer, const auto& values) {
-    upload(ops_, buffer, std::span(values));
+  // One upload; where an array lies depends on nothing but how long those before it are.
+  host_step_.clear();
+  const auto put = [&]<typename T>(const std::vector<T>& values) -> const T* {
+    const size_t at = (host_step_.size() + kAlignment - 1) / kAlignment * kAlignment;
+    const auto bytes = std::as_bytes(std::span(values));
+    host_step_.resize(at);
+    host_step_.insert(host_step_.end(), bytes.begin(), bytes.end());
+    return reinterpret_cast<const T*>(step_.data() + at);
   };
-  send(token_ids_, plan.token_ids);
-  send(positions_, plan.positions);
-  send(row_seq_, plan.row_seq);
-  send(row_begin_, plan.row_begin);
-  send(logit_rows_, plan.logit_rows);
-  send(table_begin_, plan.table_begin);
-  send(window_start_, plan.window_start);
 
   StepView step;
   step.num_rows = plan.num_rows;
   step.num_seqs = static_cast<int32_t>(plan.sequences.size());
   step.num_logit_rows = plan.num_logit_rows;
-  step.token_ids = token_ids_.as<int32_t>();
-  step.positions = positions_.as<int32_t>();
-  step.row_seq = row_seq_.as<int32_t>();
-  step.row_begin = row_begin_.as<int32_t>();
-  step.logit_rows = logit_rows_.as<int32_t>();
+  step.token_ids = put(plan.token_ids);
+  step.positions = put(plan.positions);
+  step.row_seq = put(plan.row_seq);
+  step.row_begin = put(plan.row_begin);
+  step.logit_rows = put(plan.logit_rows);
   step.pages.arena = arena_.data();
   step.pages.tables = tables_.data() != nullptr ? tables_.as<int32_t>() : kv_.tables();
-  step.pages.table_begin = table_begin_.as<int64_t>();
+  step.pages.table_begin = put(plan.table_begin);
   step.pages.groups = groups_.as<KvGroupShape>();
   step.pages.heads = heads_.as<KvHeadSlot>();
-  step.pages.window_start = window_start_.as<int32_t>();
+  step.pages.window_start = put(plan.window_start);
   step.pages.num_groups = kv_.geometry().num_groups();
   step.pages.compensates = compensates_;
+  step.pages.format = kv_.geometry().groups()[0].page.format;
 
-  const Matrix logits = model_.forward(step, plan.num_long_rows);
+  HW_CHECK(
+      static_cast<int64_t>(host_step_.size()) <= step_.bytes(), "bytes of a step", step_.bytes());
+  upload(ops_, step_, std::span<const std::byte>(host_step_));
+
+  // Decode steps of one size differ in nothing but what the buffers hold.
+  const bool decodes = step.num_rows == step.num_seqs && step.num_logit_rows == step.num_rows;
+  const uint64_t key = static_cast<uint64_t>(plan.num_long_rows) << 32 |
+                       static_cast<uint64_t>(static_cast<uint32_t>(step.num_rows));
+  Matrix logits;
+  ops_.replay(decodes ? key : 0, [&] { logits = model_.forward(step, plan.num_long_rows); });
+  if (logits.data == nullptr) logits = model_.logits(step.num_logit_rows);
   host_logits_.resize(static_cast<size_t>(logits.rows * logits.cols));
   ops_.download(
       host_logits_.data(), logits.data, static_cast<int64_t>(host_logits_.size() * sizeof(float)));

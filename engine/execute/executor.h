@@ -27,7 +27,8 @@ class Executor {
   kv::KvManager& kv_;
   Buffer arena_, groups_, heads_;
   Buffer tables_;  // none: kv's own
-  Buffer token_ids_, positions_, row_seq_, row_begin_, logit_rows_, table_begin_, window_start_;
+  Buffer step_;    // the arrays of the step at hand, packed
+  std::vector<std::byte> host_step_;
   bool compensates_ = false;  // some heads do
   std::vector<float> host_logits_;
 };

@@ -96,14 +96,18 @@ Matrix Model::forward(const StepView& step, int32_t num_long_rows) {
     attention_block(layer, step, x);
     ffn_block(layer, step, x);
   }
-  if (step.num_logit_rows == 0) return scratch(logits_, 0, spec_.vocab_size);
+  if (step.num_logit_rows == 0) return logits(0);
   const Matrix last = scratch(normed_, step.num_logit_rows, spec_.hidden_dim);
   ops_.gather_logit_rows(x, step, last);
   ops_.rms_norm(last, output_norm_.data(), spec_.rms_eps, last);
-  const Matrix logits = scratch(logits_, step.num_logit_rows, spec_.vocab_size);
-  ops_.linear(output_ ? *output_ : *embedding_, last, logits, LinearMode::kOverwrite);
-  if (spec_.logit_softcap > 0) ops_.softcap(logits, spec_.logit_softcap);
-  return logits;
+  const Matrix out = logits(step.num_logit_rows);
+  ops_.linear(output_ ? *output_ : *embedding_, last, out, LinearMode::kOverwrite);
+  if (spec_.logit_softcap > 0) ops_.softcap(out, spec_.logit_softcap);
+  return out;
+}
+
+Matrix Model::logits(int32_t num_rows) const {
+  return scratch(logits_, num_rows, spec_.vocab_size);
 }
 
 // The angles of count rows from `first` on.

@@ -45,6 +45,7 @@ class Model {
   // num_long_rows rows are of sequences of more than spec().long_after tokens, where there is such
   // a bound.
   Matrix forward(const StepView& step, int32_t num_long_rows = 0);
+  Matrix logits(int32_t num_rows) const;  // where forward() leaves them
   // Called after each layer's attention from now on; for calibration, never in serving. {}: nobody.
   void observe_attention(AttentionObserver observer);
 

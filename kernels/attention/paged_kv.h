@@ -96,6 +96,8 @@ struct PageList {
   const int32_t* window_start = nullptr;  // [num_groups, num_rows]; 0 = everything
   int32_t num_groups = 0;
   bool compensates = false;  // some group has records
+  // What the pages of all groups hold, which kernels may be chosen by; kF32 where they differ.
+  DType format = DType::kF32;
 };
 
 // Optional, one layer: the pages that rows read, as CSR over (query block, kv head). A list

@@ -13,6 +13,7 @@
 
 #include "engine/calibrate/methods.h"
 #include "kernels/base/status.h"
+#include "kernels/make_ops.h"
 #include "server/cli/head_map.h"
 #include "server/cli/load_progress.h"
 #include "server/config/option_table.h"
@@ -26,7 +27,7 @@ struct CalibrateConfig {
   std::string plot;
   std::string prompts;
   std::string published;
-  std::string device = "cpu";
+  std::string device = "auto";
   int32_t threads = 0;
   CalibrationOptions options;
 };
@@ -39,7 +40,9 @@ void describe_calibrate(CalibrateConfig& c, OptionTable& visit) {
   visit("published",
         c.published,
         "duo, moa: also write the table as the authors publish theirs, into this folder");
-  visit("device", c.device, "cpu, or ref: the slow fp32 oracle");
+  visit("device",
+        c.device,
+        "auto (a GPU if there is one, else the CPU), cuda, cpu, or ref: the fp32 oracle");
   visit("threads", c.threads, "worker threads; 0: one per core");
   visit("seed", o.seed, "of everything random; the same seed gives the same table");
   visit("block-tokens", o.block_tokens, "razor: random tokens of a block, fewer if positions end");
@@ -185,8 +188,6 @@ int run_calibrate(const std::vector<std::string>& args) {
     throw ConfigError("calibrate takes one model, got " + std::to_string(words.size()) +
                       " words; expected: headwater calibrate MODEL --output FILE");
   if (config.output.empty()) throw ConfigError("calibrate needs --output FILE");
-  if (config.device != "cpu" && config.device != "ref")
-    throw ConfigError("device must be cpu or ref, got \"" + config.device + "\"");
   if (config.threads < 0) throw ConfigError("threads must not be negative");
   const std::vector<std::string> plots = plot_files(config.plot);
   const CalibrationMethod& method = find_calibration_method(config.method);
@@ -195,7 +196,7 @@ int run_calibrate(const std::vector<std::string>& args) {
   const auto files = load_model(words[0]);
   const auto tokenizer = make_tokenizer(files->vocabulary);
   ThreadPool pool(config.threads);
-  const auto ops = config.device == "ref" ? make_ref_ops(pool) : make_cpu_ops(pool);
+  const auto ops = make_ops(config.device, pool);
   Checkpoint checkpoint(config.output + ".partial",
                         checkpoint_key(config, head_table_model(*files)));
   const auto say = [](const std::string& line) { std::cerr << line << "\n"; };

@@ -15,6 +15,7 @@ SUFFIXES = {".h", ".cpp", ".cu", ".cuh"}
 
 KERNEL_SEAM = (
     "kernels/ops.h",
+    "kernels/make_ops.h",
     "kernels/base/",
     "kernels/quant/quant_format.h",
     "kernels/attention/paged_kv.h",
@@ -37,7 +38,9 @@ MAY_INCLUDE = {
     "kernels/quant/": ("kernels/base/",),
     "kernels/gradient/": ("kernels/base/",),
     **{
-        f"kernels/{op}/": KERNEL_SEAM + ("kernels/quant/", "kernels/attention/paged_kv_cpu.h")
+        f"kernels/{op}/": KERNEL_SEAM
+        + ("kernels/quant/", "kernels/attention/paged_kv_cpu.h")
+        + ("kernels/attention/paged_kv_cuda.cuh",)
         for op in ("attention", "linear", "moe", "norm", "rope", "sample")
     },
     "kvcache/": ("kernels/base/", "kernels/attention/paged_kv.h"),
@@ -99,6 +102,7 @@ THIRD_PARTY = {
     "hwy/": ("kernels/",),
     "immintrin.h": ("kernels/",),
     "cuda": ("kernels/",),
+    "cublas": ("kernels/",),
     "catch2/": (),
     "benchmark/": (),
 }

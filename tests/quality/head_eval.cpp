@@ -19,6 +19,7 @@
 #include "engine/config/engine_config.h"
 #include "engine/model/loaded_model.h"
 #include "kernels/base/status.h"
+#include "kernels/make_ops.h"
 #include "server/cli/quality_tasks.h"
 #include "server/config/option_table.h"
 #include "tests/quality/head_cases.h"
@@ -71,6 +72,7 @@ void describe(Options& o, OptionTable& visit) {
         o.cases.text,
         "instead of questions: next-token distribution on this file beside dense; a prompt is "
         "--lengths tokens of it, the last --max-tokens of them are judged");
+  visit("device", o.engine.device, "auto, cuda, cpu or ref");
   visit("seed", o.cases.seed, "of random sets and generated prompts");
   visit("output", o.output, "JSON lines; prompts that are in it are not run again");
   visit("export", o.export_to, "write the generated prompts as a --set there and end");
@@ -95,7 +97,7 @@ class Evaluation {
         files_(load_model(o.engine.model)),
         tokenizer_(make_tokenizer(files_->vocabulary)),
         pool_(o.engine.threads > 0 ? o.engine.threads : default_threads()),
-        ops_(make_cpu_ops(pool_)),
+        ops_(make_ops(o.engine.device, pool_)),
         model_(*files_, *ops_, {kChunkRows, kChunkRows}),
         probe_(model_, *ops_) {
     for (int32_t id = 0; id < tokenizer_->vocab_size(); ++id)

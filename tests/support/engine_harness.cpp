@@ -4,6 +4,7 @@
 
 #include "engine/attention/policy_table.h"
 #include "engine/log.h"
+#include "kernels/make_ops.h"
 
 namespace headwater::testing {
 namespace {
@@ -42,8 +43,7 @@ bool Collected::done() const {
 }
 
 EngineHarness::EngineHarness(const LoadedModel& files, const HarnessOptions& options)
-    : pool_(options.threads),
-      ops_(options.device == "cpu" ? make_cpu_ops(pool_) : make_ref_ops(pool_)) {
+    : pool_(options.threads), ops_(make_ops(options.device, pool_)) {
   log::set_level("warn");
   const ModelSpec& spec = files.spec;
   const HeadShape& heads = spec.layers[0].heads;

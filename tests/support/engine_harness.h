@@ -31,7 +31,7 @@ struct Collected {
 };
 
 struct HarnessOptions {
-  std::string device = "ref";  // ref | cpu
+  std::string device = "ref";  // ref | cpu | cuda
   int32_t threads = 2;
   int64_t kv_pages = 4096;  // of one head each
   int32_t page_tokens = 16;

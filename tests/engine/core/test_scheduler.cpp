@@ -70,18 +70,18 @@ TEST_CASE("KvBudget: the pool bounds the length, and says which option to change
   const PageShape page{DType::kF32, 32, 16, 0};  // 4 KiB
   const kv::KvGeometry geometry(2, 2, std::vector<kv::RetentionRule>(4), page);
   EngineConfig config;
-  KvBudget budget = plan_kv_budget(config, files->spec, geometry, false, int64_t{64} << 30);
+  KvBudget budget = plan_kv_budget(config, files->spec, geometry, false, int64_t{16} << 30);
   REQUIRE(budget.max_model_len == 4096);
   REQUIRE(budget.arena_bytes >= geometry.bytes_for(4096, true));
   config.kv_cache_bytes = 100 * 4096;
-  budget = plan_kv_budget(config, files->spec, geometry, false, int64_t{64} << 30);
+  budget = plan_kv_budget(config, files->spec, geometry, false, int64_t{16} << 30);
   REQUIRE(budget.arena_bytes <= config.kv_cache_bytes);
   REQUIRE(budget.max_model_len == 25 * 16);
   config.max_model_len = 500;
-  REQUIRE_THROWS_WITH(plan_kv_budget(config, files->spec, geometry, false, 1 << 30),
+  REQUIRE_THROWS_WITH(plan_kv_budget(config, files->spec, geometry, false, 1 << 28),
                       Contains("kv-cache-bytes"));
   config.max_model_len = 5000;
-  REQUIRE_THROWS_WITH(plan_kv_budget(config, files->spec, geometry, false, 1 << 30),
+  REQUIRE_THROWS_WITH(plan_kv_budget(config, files->spec, geometry, false, 1 << 28),
                       Contains("trained for 4096"));
 }
 
@@ -109,7 +109,7 @@ TEST_CASE("KvBudget: a sequence as long as promised fits, whatever the policy ke
   config.max_num_seqs = 4;
   config.kv_cache_bytes = 150 * 4096;
   const KvBudget budget =
-      plan_kv_budget(config, files->spec, geometry, faithful, int64_t{64} << 30);
+      plan_kv_budget(config, files->spec, geometry, faithful, int64_t{16} << 30);
   // Whether one sequence can grow so long, as the scheduler steps it.
   const auto holds = [&](int32_t num_tokens, bool dense) {
     kv::KvManager kv(geometry,

@@ -1,12 +1,13 @@
-// CpuOps against RefOps: paged attention over shuffled, NaN-filled pages, and the bits of each row.
+// CpuOps and CudaOps against RefOps: paged attention over shuffled, NaN-filled pages, and the bits
+// of each row.
 #include <algorithm>
 #include <catch2/catch.hpp>
-#include <cstring>
 #include <limits>
 #include <numeric>
 
 #include "kernels/ops.h"
 #include "tests/kernels/compare.h"
+#include "tests/kernels/device_memory.h"
 #include "tests/support/random.h"
 
 namespace headwater {
@@ -33,7 +34,7 @@ struct Case {
 class Feeder {
  public:
   Feeder(Ops& ops, const Case& c, std::vector<int32_t> lengths, uint64_t page_seed)
-      : ops_(ops), case_(c), lengths_(std::move(lengths)) {
+      : ops_(ops), case_(c), lengths_(std::move(lengths)), memory_(ops) {
     shape_ = {c.format, c.heads.head_dim, c.page_tokens, 0};
     group_ = {shape_, c.heads.num_kv_heads, c.sinks, c.block, c.shard_stride, 1};
     for (int32_t h = 0; h < c.heads.num_kv_heads; ++h) slots_.push_back({0, h});
@@ -55,7 +56,7 @@ class Feeder {
     for (int64_t i = 0; i < pages; ++i)
       table_.push_back(static_cast<int32_t>(order[static_cast<size_t>(i)] * granules));
     arena_ = ops.allocate(2 * pages * shape_.page_bytes());
-    std::memset(arena_.data(), 0xFF, static_cast<size_t>(arena_.bytes()));  // NaN in every format
+    poison(0, arena_.bytes());
     for (size_t s = 0; s < lengths_.size(); ++s) {
       const int64_t n = lengths_[s];
       q_.push_back(Random(100 + s).values(n * c.heads.num_heads * c.heads.head_dim, 1.5f));
@@ -102,6 +103,11 @@ class Feeder {
   const std::vector<std::vector<float>>& lse() const { return lse_; }
 
  private:
+  void poison(int64_t begin, int64_t bytes) {  // NaN in every format
+    const std::string nan(static_cast<size_t>(bytes), '\xFF');
+    ops_.upload(arena_.data() + begin, nan.data(), bytes);
+  }
+
   int32_t pages_of(int32_t length) const {
     return (length + case_.page_tokens - 1) / case_.page_tokens;
   }
@@ -119,9 +125,7 @@ class Feeder {
       const auto punch = [&](int64_t row) {
         for (int32_t h = 0; h < group_.num_heads; ++h) {
           int32_t& id = table[static_cast<size_t>(table_begin_[s] + row * group_.num_heads + h)];
-          std::memset(arena_.data() + id * kPageGranuleBytes,
-                      0xFF,
-                      static_cast<size_t>(shape_.page_bytes()));
+          poison(id * kPageGranuleBytes, shape_.page_bytes());
           id = kNoPage;
         }
       };
@@ -162,30 +166,31 @@ class Feeder {
     StepView view;
     view.num_rows = static_cast<int32_t>(positions.size());
     view.num_seqs = static_cast<int32_t>(counts.size());
-    view.positions = positions.data();
-    view.row_seq = row_seq.data();
-    view.row_begin = row_begin.data();
-    view.pages = {
-        arena_.data(), table.data(), table_begin_.data(), &group_, slots_.data(), starts.data(), 1};
+    memory_.reset();
+    view.positions = memory_.put(positions);
+    view.row_seq = memory_.put(row_seq);
+    view.row_begin = memory_.put(row_begin);
+    view.pages = {arena_.data(),
+                  memory_.put(table),
+                  memory_.put(table_begin_),
+                  memory_.put(std::vector{group_}),
+                  memory_.put(slots_),
+                  memory_.put(starts),
+                  1};
     const int64_t rows = view.num_rows;
-    const Matrix q_rows{q.data(), DType::kF32, rows, q_cols, q_cols};
+    const Matrix q_rows = memory_.rows(q, rows);
     RopeSpec rope;
     rope.rotary_dim = heads.head_dim;
     for (int32_t i = 0; i < heads.head_dim / 2; ++i)
       rope.inv_freq.push_back(same_angle_ ? 0.0 : 1.0 / (1 + i));
-    std::vector<float> angles(static_cast<size_t>(rows * heads.head_dim));
-    const Matrix angle_rows{angles.data(), DType::kF32, rows, heads.head_dim, heads.head_dim};
+    const std::vector<float> nothing(static_cast<size_t>(rows * q_cols), 0.0f);
+    const Matrix angle_rows = memory_.rows(nothing, rows, heads.head_dim, heads.head_dim);
     ops_.rope_angles(rope, view, angle_rows);
-    ops_.rope_append_kv(0,
-                        heads,
-                        rope,
-                        view,
-                        angle_rows,
-                        q_rows,
-                        {k.data(), DType::kF32, rows, kv_cols, kv_cols},
-                        {v.data(), DType::kF32, rows, kv_cols, kv_cols});
+    ops_.rope_append_kv(
+        0, heads, rope, view, angle_rows, q_rows, memory_.rows(k, rows), memory_.rows(v, rows));
 
     view.pages.compensates = case_.compensates;
+    view.pages.format = case_.format;
     if (case_.compensates) ops_.fold_kv(0, heads, view);
 
     // One list per row and head: every third page, and the row's own.
@@ -204,7 +209,8 @@ class Feeder {
         begin.push_back(static_cast<int32_t>(pages.size()));
       }
     }
-    const PageSelection selection{blocks.data(), begin.data(), pages.data(), bias.data()};
+    const PageSelection selection{
+        memory_.put(blocks), memory_.put(begin), memory_.put(pages), memory_.put(bias)};
 
     constexpr int32_t kVirtual = 3;
     std::vector<int32_t> virtual_begin = {0};
@@ -213,21 +219,22 @@ class Feeder {
     const auto virtual_k = Random(7).values(virtual_begin.back() * heads.head_dim, 1.0f);
     const auto virtual_v = Random(8).values(virtual_begin.back() * heads.head_dim, 1.0f);
     const auto virtual_bias = Random(9).values(virtual_begin.back(), 1.0f);
-    const VirtualTokens virtuals{
-        virtual_begin.data(), virtual_k.data(), virtual_v.data(), virtual_bias.data()};
+    const VirtualTokens virtuals{memory_.put(virtual_begin),
+                                 memory_.put(virtual_k),
+                                 memory_.put(virtual_v),
+                                 memory_.put(virtual_bias)};
 
-    std::vector<float> out(static_cast<size_t>(rows * q_cols));
     AttentionArgs args;
     args.heads = heads;
     args.scale = 0.125f;
     args.softcap = case_.softcap;
     args.q = q_rows;
-    args.out = {out.data(), DType::kF32, rows, q_cols, q_cols};
-    std::vector<float> lse(static_cast<size_t>(rows * heads.num_heads));
-    args.lse = {lse.data(), DType::kF32, rows, heads.num_heads, heads.num_heads};
+    args.out = memory_.rows(nothing, rows);
+    args.lse = memory_.rows(nothing, rows, heads.num_heads, heads.num_heads);
     args.selection = case_.selects ? &selection : nullptr;
     args.virtual_tokens = case_.virtual_tokens ? &virtuals : nullptr;
     ops_.attention(args, view);
+    const std::vector<float> out = memory_.get(args.out), lse = memory_.get(args.lse);
     for (size_t s = 0; s < counts.size(); ++s) {
       std::copy_n(
           &out[0] + row_begin[s] * q_cols, counts[s] * q_cols, &out_[s][0] + done[s] * q_cols);
@@ -247,6 +254,7 @@ class Feeder {
   std::vector<int64_t> table_begin_;
   std::vector<int32_t> table_;
   Buffer arena_;
+  testing::DeviceMemory memory_;
   std::vector<std::vector<float>> q_, k_, v_, out_, lse_;
 };
 
@@ -279,90 +287,83 @@ std::string describe(const Case& c) {
          std::to_string(c.block);
 }
 
-TEST_CASE("attention agrees with RefOps: ragged mixed batches, holes, selections") {
+void check_agreement(Ops& ops, double half_nmse = 1e-10, double bf16_nmse = 1e-10) {
   ThreadPool pool(2);
   const auto ref = make_ref_ops(pool);
-  const auto cpu = make_cpu_ops(pool);
   for (const Case& c : cases()) {
     const int32_t page = c.page_tokens;
     const std::vector<int32_t> lengths = {1, page - 1, page, page + 1, 203};
     const std::vector<int32_t> chunks = {1, 1, 5, 64, 37};
     INFO(describe(c));
     Feeder oracle(*ref, c, lengths, 1);
-    Feeder device(*cpu, c, lengths, 1);
+    Feeder device(ops, c, lengths, 1);
     const auto expected = oracle.feed(chunks);
     const auto got = device.feed(chunks);
     for (size_t s = 0; s < lengths.size(); ++s) {
       const auto d = difference(got[s], expected[s]);
       const auto lse = difference(device.lse()[s], oracle.lse()[s]);
       INFO("sequence " << s << ": " << d << "; log of the sum: " << lse);
-      CHECK(d.nmse < 1e-10);
-      CHECK(lse.max_abs < 1e-4);
+      // fp32 against fp32 on the same 16-bit keys, or what the tensor cores round
+      CHECK(d.nmse < (c.format == DType::kF32   ? 1e-10
+                      : c.format == DType::kF16 ? half_nmse
+                                                : bf16_nmse));
+      CHECK(lse.max_abs < (half_nmse > 1e-10 && c.format != DType::kF32 ? 2e-2 : 1e-4));
     }
   }
 }
 
-TEST_CASE(
-    "a query row's bits depend on neither chunks, batch, pages, threads nor instruction set") {
-  ThreadPool one(1);
-  ThreadPool three(3);
-  const auto single = make_cpu_ops(one);
-  const auto several = make_cpu_ops(three);
+// Rows decoded one by one on `single` are those that `several` computes otherwise.
+void check_bits(Ops& single, Ops& several) {
   for (const Case& c : cases()) {
     INFO(describe(c));
-    Feeder decoder(*single, c, {203}, 1);
+    Feeder decoder(single, c, {203}, 1);
     const auto decoded = decoder.feed({1});
     for (const int32_t chunk : {7, 64, 203}) {
-      Feeder feeder(*several, c, {203}, 2);
+      Feeder feeder(several, c, {203}, 2);
       CHECK((feeder.feed({chunk}) == decoded));
       CHECK((feeder.lse() == decoder.lse()));
-      CHECK((Feeder(*several, c, {203, 90}, 3).feed({chunk, 1})[0] == decoded[0]));
+      CHECK((Feeder(several, c, {203, 90}, 3).feed({chunk, 1})[0] == decoded[0]));
     }
+    if (several.name() != "cpu") continue;
     testing::for_each_target([&](int64_t target) {
       INFO(hwy::TargetName(target));
-      CHECK((Feeder(*several, c, {203}, 4).feed({50}) == decoded));
+      CHECK((Feeder(several, c, {203}, 4).feed({50}) == decoded));
     });
   }
 }
 
 // RazorAttention's identities: what is folded counts with its full weight, and less only by how far
 // its keys lie from their mean.
-TEST_CASE("folded tokens: equal keys fold without a trace, others never gain weight") {
-  ThreadPool pool(2);
-  for (const bool ref : {true, false}) {
-    INFO((ref ? "ref" : "cpu"));
-    const auto ops = ref ? make_ref_ops(pool) : make_cpu_ops(pool);
-    Case dense{{4, 2, 64}, DType::kF32, 16, 16};
-    dense.block = 16;
-    Case folded = dense;
-    folded.window = 50;
-    folded.compensates = true;
-    const auto run = [&](const Case& c, bool equal_keys) {
-      Feeder feeder(*ops, c, {300}, 1);
-      if (equal_keys) feeder.make_equal_keys();
-      feeder.make_values_ones();
-      return feeder.feed({64})[0];
-    };
-    CHECK(difference(run(folded, true), run(dense, true)).nmse < 1e-10);
-    // With values 1 for the folded range and 0 elsewhere the output is the weight of that range.
-    const auto weight = [&](const Case& c) {
-      Feeder feeder(*ops, c, {300}, 1);
-      feeder.make_values_range(16, 240);  // what the row at 299 folds
-      const std::vector<float> out = feeder.feed({300})[0];
-      return std::vector<float>(out.end() - 4 * 64, out.end());
-    };
-    const std::vector<float> all = weight(dense), mean = weight(folded);
-    for (size_t i = 0; i < all.size(); ++i) {
-      CHECK(mean[i] <= all[i] * 1.00001f);
-      CHECK(mean[i] > 0.05f * all[i]);
-    }
+void check_folding(Ops& ops) {
+  Case dense{{4, 2, 64}, DType::kF32, 16, 16};
+  dense.block = 16;
+  Case folded = dense;
+  folded.window = 50;
+  folded.compensates = true;
+  const auto run = [&](const Case& c, bool equal_keys) {
+    Feeder feeder(ops, c, {300}, 1);
+    if (equal_keys) feeder.make_equal_keys();
+    feeder.make_values_ones();
+    return feeder.feed({64})[0];
+  };
+  CHECK(difference(run(folded, true), run(dense, true)).nmse < 1e-10);
+  // With values 1 for the folded range and 0 elsewhere the output is the weight of that range.
+  const auto weight = [&](const Case& c) {
+    Feeder feeder(ops, c, {300}, 1);
+    feeder.make_values_range(16, 240);  // what the row at 299 folds
+    const std::vector<float> out = feeder.feed({300})[0];
+    return std::vector<float>(out.end() - 4 * 64, out.end());
+  };
+  const std::vector<float> all = weight(dense), mean = weight(folded);
+  for (size_t i = 0; i < all.size(); ++i) {
+    CHECK(mean[i] <= all[i] * 1.00001f);
+    CHECK(mean[i] > 0.05f * all[i]);
   }
 }
 
-TEST_CASE("split over segments or not, the bits are the same") {
+void check_segments(Ops& ops, Ops& split) {
   ThreadPool pool(3);
   const auto ref = make_ref_ops(pool);
-  const auto cpu = make_cpu_ops(pool);
   for (const Case& c : {Case{{3, 1, 64}, DType::kF16, 16},
                         Case{{3, 1, 32}, DType::kF16, 32, 4, 1100},
                         Case{{2, 1, 32}, DType::kF16, 16, 4, 300},
@@ -371,12 +372,144 @@ TEST_CASE("split over segments or not, the bits are the same") {
                         Case{{2, 1, 32}, DType::kF16, 16, 0, 0, 0, false, true}}) {
     INFO(describe(c));
     constexpr int32_t kLength = 2100;
-    const auto whole = Feeder(*cpu, c, {kLength}, 1).feed({700});
-    CHECK((Feeder(*cpu, c, {kLength}, 2).feed({3}) == whole));
+    const auto whole = Feeder(ops, c, {kLength}, 1).feed({700});
+    CHECK((Feeder(split, c, {kLength}, 2).feed({3}) == whole));
     const auto d = difference(whole[0], Feeder(*ref, c, {kLength}, 1).feed({700})[0]);
     INFO(d);
     CHECK(d.nmse < 1e-10);
   }
+}
+
+constexpr CudaOptions kDeterministic{.deterministic = true};
+
+// The GPU's general kernel splits keys over blocks once it knows how long sequences get.
+std::unique_ptr<Ops> splitting_cuda_ops() {
+  auto ops = testing::cuda_or_skip(kDeterministic);
+  if (ops) ops->reserve(4096);
+  return ops;
+}
+
+TEST_CASE("attention agrees with RefOps: ragged mixed batches, holes, selections") {
+  ThreadPool pool(2);
+  check_agreement(*make_cpu_ops(pool));
+}
+
+TEST_CASE("attention agrees with RefOps on the GPU, keys split over blocks or not", "[cuda]") {
+  const auto ops = testing::cuda_or_skip(kDeterministic);
+  if (!ops) return;
+  check_agreement(*ops);
+  check_agreement(*splitting_cuda_ops());
+}
+
+// Tensor cores: queries and weights of the softmax are rounded to the format of the pages, by up to
+// 2^-12 (f16) or 2^-9 (bf16) of themselves; keys may differ in sign, so that sums magnify it.
+TEST_CASE("attention on the GPU's tensor cores agrees with RefOps", "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  ops->reserve(4096);
+  check_agreement(*ops, 2e-6, 1e-4);
+}
+
+TEST_CASE("long sequences on the GPU's tensor cores: decode in splits, prefill in tiles",
+          "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  ops->reserve(8192);
+  ThreadPool pool(2);
+  const auto ref = make_ref_ops(pool);
+  for (const Case& c : {Case{{8, 2, 128}, DType::kF16, 16},
+                        Case{{14, 2, 64}, DType::kBF16, 64},
+                        Case{{18, 2, 80}, DType::kF16, 32},
+                        Case{{4, 1, 256}, DType::kF16, 16, 100, 700},
+                        Case{{6, 2, 96}, DType::kF16, 16, 16, 300, 0, false, false, 64, 0, true},
+                        Case{{3, 1, 64}, DType::kF16, 16, 0, 300, 30.0f, false, true, 64, 7},
+                        Case{{6, 3, 32}, DType::kBF16, 16, 4, 300}}) {
+    INFO(describe(c));
+    constexpr int32_t kLength = 1100;
+    const double tolerance = c.format == DType::kF16 ? 2e-6 : 1e-4;
+    const auto expected = Feeder(*ref, c, {kLength}, 1).feed({700})[0];
+    const auto prefilled = difference(Feeder(*ops, c, {kLength}, 2).feed({700})[0], expected);
+    CHECK(prefilled.nmse < tolerance);
+    // One row at a time behind a prefill, in a batch of two.
+    const std::vector<int32_t> lengths = {kLength, kLength};
+    const auto several = Feeder(*ops, c, lengths, 3).feed({500, 333});
+    const auto reference = Feeder(*ref, c, lengths, 1).feed({500, 500});
+    for (size_t s = 0; s < lengths.size(); ++s)
+      CHECK(difference(several[s], reference[s]).nmse < tolerance);
+    const auto decoded = difference(Feeder(*ops, c, {400}, 4).feed({1})[0],
+                                    Feeder(*ref, c, {400}, 4).feed({400})[0]);
+    INFO(prefilled << "; " << decoded);
+    CHECK(decoded.nmse < tolerance);
+  }
+}
+
+TEST_CASE(
+    "a query row's bits depend on neither chunks, batch, pages, threads nor instruction set") {
+  ThreadPool one(1);
+  ThreadPool three(3);
+  check_bits(*make_cpu_ops(one), *make_cpu_ops(three));
+}
+
+TEST_CASE("a query row's bits depend on neither chunks, batch, pages nor blocks of the GPU",
+          "[cuda]") {
+  const auto split = splitting_cuda_ops();
+  if (!split) return;
+  check_bits(*split, *testing::cuda_or_skip(kDeterministic));
+}
+
+TEST_CASE("folded tokens: equal keys fold without a trace, others never gain weight") {
+  ThreadPool pool(2);
+  check_folding(*make_ref_ops(pool));
+  check_folding(*make_cpu_ops(pool));
+}
+
+TEST_CASE("folded tokens on the GPU", "[cuda]") {
+  if (const auto ops = splitting_cuda_ops()) check_folding(*ops);
+}
+
+TEST_CASE("split over segments or not, the bits are the same") {
+  ThreadPool pool(3);
+  const auto ops = make_cpu_ops(pool);
+  check_segments(*ops, *ops);
+}
+
+TEST_CASE("split over blocks of the GPU or not, the bits are the same", "[cuda]") {
+  const auto split = splitting_cuda_ops();
+  if (!split) return;
+  check_segments(*testing::cuda_or_skip(kDeterministic), *split);
+}
+
+TEST_CASE("pages move and tables change as on the host", "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  constexpr int64_t kPageBytes = 3 * kPageGranuleBytes;
+  constexpr int32_t kPages = 200;
+  const std::vector<float> values =
+      Random(1).values(kPages * kPageBytes / int64_t{sizeof(float)}, 1.0f);
+  testing::DeviceMemory memory(*ops);
+  const Matrix arena = memory.rows(values, kPages);
+  std::vector<PageId> from, to;
+  for (int32_t i = 0; i < kPages / 2; ++i) {
+    from.push_back(3 * (2 * i));
+    to.push_back(3 * (2 * ((i + 7) % (kPages / 2)) + 1));
+  }
+  std::vector<float> expected = values;
+  ThreadPool pool(1);
+  make_ref_ops(pool)->copy_pages(
+      reinterpret_cast<std::byte*>(expected.data()), kPageBytes, from, to);
+  ops->copy_pages(static_cast<std::byte*>(arena.data), kPageBytes, from, to);
+  CHECK((memory.get(arena) == expected));
+
+  std::vector<int32_t> table(150'000, 0);
+  std::vector<TableEntry> entries;
+  for (int32_t i = 0; i < 150'000; i += 2) entries.push_back({i, 3 * i + 1});
+  int32_t* device_table = memory.put(table);
+  ops->write_table(device_table, entries);
+  for (const TableEntry& entry : entries) table[static_cast<size_t>(entry.offset)] = entry.page;
+  std::vector<int32_t> got(table.size());
+  ops->download(got.data(), device_table, static_cast<int64_t>(got.size() * sizeof(int32_t)));
+  ops->synchronize();
+  CHECK((got == table));
 }
 
 }  // namespace

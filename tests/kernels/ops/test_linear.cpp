@@ -1,9 +1,10 @@
-// CpuOps against RefOps: products of every weight format, and the bits of each row.
+// CpuOps and CudaOps against RefOps: products of every weight format, and the bits of each row.
 #include <catch2/catch.hpp>
 #include <cstring>
 
 #include "kernels/ops.h"
 #include "tests/kernels/compare.h"
+#include "tests/kernels/device_memory.h"
 #include "tests/support/quantize.h"
 #include "tests/support/random.h"
 
@@ -30,7 +31,7 @@ struct Stored {
 
 std::vector<float> run(Ops& ops,
                        const std::vector<WeightView>& parts,
-                       std::vector<float> x,
+                       const std::vector<float>& x,
                        int64_t m,
                        LinearMode mode = LinearMode::kOverwrite) {
   const std::unique_ptr<Weight> weight = ops.load_weight(parts);
@@ -39,10 +40,10 @@ std::vector<float> run(Ops& ops,
   if (mode == LinearMode::kAdd)
     for (int64_t r = 0; r < m; ++r)
       for (int64_t c = 0; c < weight->rows; ++c) out[r * stride + c] = static_cast<float>(c % 7);
-  ops.linear(*weight,
-             {x.data(), DType::kF32, m, weight->cols, weight->cols},
-             {out.data(), DType::kF32, m, weight->rows, stride},
-             mode);
+  testing::DeviceMemory memory(ops);
+  const Matrix device_out = memory.rows(out, m, weight->rows, stride);
+  ops.linear(*weight, memory.rows(x, m), device_out, mode);
+  out = memory.get(device_out);
   std::vector<float> dense;
   for (int64_t r = 0; r < m; ++r) {
     dense.insert(dense.end(), &out[r * stride], &out[r * stride] + weight->rows);
@@ -64,29 +65,37 @@ bool same_bits(const float* a, const float* b, int64_t count) {
   return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(float)) == 0;
 }
 
-TEST_CASE("linear of every format agrees with RefOps") {
+// nmse: what the device may lose to its way of multiplying; of activations it holds exactly, and of
+// others by block formats and by scalar ones.
+struct Tolerance {
+  double exact, blocks, scalars;
+};
+
+void check_products(Ops& ops,
+                    const std::vector<int64_t>& row_counts,
+                    int64_t cols,
+                    const Tolerance& tolerance) {
   ThreadPool pool(2);
   const auto ref = make_ref_ops(pool);
-  const auto cpu = make_cpu_ops(pool);
   for (const QuantTraits& traits : quant_formats()) {
+    if (cols % traits.block_elements != 0) continue;
     for (const int64_t rows : {1, 16, 83}) {
-      for (const int64_t m : {1, 3, 13}) {
-        const int64_t cols = 512;
+      for (const int64_t m : row_counts) {
         const Stored weight(traits.format, rows, cols, 7);
         CAPTURE(traits.name, rows, m);
         const auto exact = exact_activations(m * cols, 3);
         const auto d =
-            difference(run(*cpu, {weight.view}, exact, m), run(*ref, {weight.view}, exact, m));
+            difference(run(ops, {weight.view}, exact, m), run(*ref, {weight.view}, exact, m));
         CAPTURE(d);
-        CHECK(d.nmse < 1e-10);
+        CHECK(d.nmse < tolerance.exact);
 
         const auto x = Random(11).values(m * cols, 1.0f);
         const double usual_squares = 0.05 * 0.05 * static_cast<double>(rows * m * cols);
-        const auto rounded = difference(run(*cpu, {weight.view}, x, m, LinearMode::kAdd),
+        const auto rounded = difference(run(ops, {weight.view}, x, m, LinearMode::kAdd),
                                         run(*ref, {weight.view}, x, m, LinearMode::kAdd),
                                         usual_squares);
         CAPTURE(rounded);
-        CHECK(rounded.nmse < (traits.block_elements > 1 ? 5e-8 : 1e-10));
+        CHECK(rounded.nmse < (traits.block_elements > 1 ? tolerance.blocks : tolerance.scalars));
       }
     }
   }
@@ -118,6 +127,37 @@ TEST_CASE("embedding rows of every format are those of RefOps, to the bit") {
   }
 }
 
+TEST_CASE("linear of every format agrees with RefOps") {
+  ThreadPool pool(2);
+  check_products(*make_cpu_ops(pool), {1, 3, 13}, 512, {1e-10, 5e-8, 1e-10});
+}
+
+TEST_CASE("linear of every format agrees with RefOps on the GPU", "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  // Few rows: block formats on activations of 15 bits, scalar formats in fp32. More go through f16
+  // or TF32, which keep 11 significant bits of both factors: a relative error of up to 2^-11 each,
+  // so at most 5e-7 in the square.
+  constexpr Tolerance kFew{1e-10, 1e-8, 1e-10};
+  constexpr Tolerance kHalf{5e-7, 5e-7, 5e-7};
+  check_products(*ops, {1, 3, 4}, 512, kFew);
+  check_products(*ops, {5, 8, 9, 32, 33, 130}, 512, kHalf);
+  check_products(*ops, {1, 5, 40}, 77, kHalf);  // rows of no multiple of 16 bytes
+}
+
+// Several tiles of the decoded weight.
+TEST_CASE("a weight larger than the scratch is decoded in tiles on the GPU", "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  ThreadPool pool(2);
+  const Stored weight(QuantFormat::kQ8_0, 1700, 8192, 13);  // 56 MB as f32
+  const auto x = Random(14).values(40 * 8192, 1.0f);
+  const auto d =
+      difference(run(*ops, {weight.view}, x, 40), run(*make_ref_ops(pool), {weight.view}, x, 40));
+  CAPTURE(d);
+  CHECK(d.nmse < 5e-7);
+}
+
 // Every product of a Q6_K block at its largest, all of one sign: the widest sum of any format.
 TEST_CASE("the largest sum of integers fits") {
   ThreadPool pool(1);
@@ -132,68 +172,148 @@ TEST_CASE("the largest sum of integers fits") {
   CHECK(run(*cpu, {view}, x, 1) == run(*ref, {view}, x, 1));
 }
 
-TEST_CASE("fused parts of different formats lie side by side") {
+void check_fused(Ops& ops, int64_t m, double tolerance) {
   ThreadPool pool(2);
-  const auto ref = make_ref_ops(pool);
-  const auto cpu = make_cpu_ops(pool);
   const Stored a(QuantFormat::kQ4_K, 40, 256, 1);
   const Stored b(QuantFormat::kQ6_K, 17, 256, 2);
   const Stored c(QuantFormat::kF16, 33, 256, 3);
   const std::vector<WeightView> parts = {a.view, b.view, c.view};
-  const auto x = exact_activations(5 * 256, 9);
-  CHECK(difference(run(*cpu, parts, x, 5), run(*ref, parts, x, 5)).nmse < 1e-10);
+  const auto x = exact_activations(m * 256, 9);
+  CHECK(difference(run(ops, parts, x, m), run(*make_ref_ops(pool), parts, x, m)).nmse < tolerance);
 }
 
-TEST_CASE("a row's bits depend on neither rows, threads nor instruction set") {
-  ThreadPool one(1);
-  ThreadPool three(3);
-  const auto single = make_cpu_ops(one);
-  const auto several = make_cpu_ops(three);
+TEST_CASE("fused parts of different formats lie side by side") {
+  ThreadPool pool(2);
+  check_fused(*make_cpu_ops(pool), 5, 1e-10);
+}
+
+TEST_CASE("fused parts of different formats lie side by side on the GPU", "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  check_fused(*ops, 4, 1e-10);
+  check_fused(*ops, 6, 5e-7);
+  check_fused(*ops, 50, 5e-7);
+}
+
+// Parts of num_rows rows, computed by `several`, against all of them by `single`.
+void check_bits(Ops& single, Ops& several, int64_t num_rows) {
   constexpr int64_t kRows = 83;
   constexpr int64_t kCols = 512;
-  constexpr int64_t kM = 75;
-  const auto x = Random(21).values(kM * kCols, 1.0f);
+  const auto x = Random(21).values(num_rows * kCols, 1.0f);
   for (const QuantTraits& traits : quant_formats()) {
     const Stored weight(traits.format, kRows, kCols, 5);
-    const auto whole = run(*single, {weight.view}, x, kM);
+    const auto whole = run(single, {weight.view}, x, num_rows);
     CAPTURE(traits.name);
     for (const int64_t m : {1, 2, 6, 11}) {
-      for (const int64_t first : {0L, 40L}) {
+      if (m > num_rows) continue;
+      for (const int64_t first : {int64_t{0}, (num_rows - m) / 2}) {
         const std::vector<float> part(x.begin() + first * kCols, x.begin() + (first + m) * kCols);
-        const auto rows = run(*several, {weight.view}, part, m);
+        const auto rows = run(several, {weight.view}, part, m);
         CHECK(same_bits(rows.data(), &whole[first * kRows], m * kRows));
       }
     }
+    if (several.name() != "cpu") continue;
     testing::for_each_target([&](int64_t target) {
       CAPTURE(hwy::TargetName(target));
       const std::vector<float> part(x.begin(), x.begin() + 3 * kCols);
-      const auto rows = run(*several, {weight.view}, part, 3);
+      const auto rows = run(several, {weight.view}, part, 3);
       CHECK(same_bits(rows.data(), whole.data(), 3 * kRows));
     });
   }
 }
 
-TEST_CASE("element operations agree with RefOps") {
+TEST_CASE("a row's bits depend on neither rows, threads nor instruction set") {
+  ThreadPool one(1);
+  ThreadPool three(3);
+  check_bits(*make_cpu_ops(one), *make_cpu_ops(three), 75);
+}
+
+TEST_CASE("up to 4 rows on the GPU, a row's bits do not depend on how many", "[cuda]") {
+  if (const auto ops = testing::cuda_or_skip()) check_bits(*ops, *ops, 4);
+}
+
+// Outputs of every row-wise operation, in the order of the calls.
+std::vector<std::vector<float>> element_operations(Ops& ops, int64_t cols) {
+  constexpr int64_t kM = 3;
+  testing::DeviceMemory memory(ops);
+  const auto weight = Random(5).values(cols, 1.0f);
+  const Matrix wide = memory.rows(Random(4).values(kM * 2 * cols, 3.0f), kM);
+  const std::vector<float> nothing(static_cast<size_t>(kM * cols), kSentinel);
+  const auto new_out = [&] { return memory.rows(nothing, kM); };
+  const float* device_weight = memory.put(weight);
+  const Matrix normed = new_out(), gated = new_out(), gathered = new_out(), embedded = new_out();
+  ops.rms_norm(wide.columns(0, cols), device_weight, 1e-5f, normed);
+  ops.silu_mul(wide, gated);
+  StepView step;
+  step.num_rows = kM;
+  step.num_logit_rows = 2;
+  step.logit_rows = memory.put(std::vector<int32_t>{2, 0});
+  step.token_ids = memory.put(std::vector<int32_t>{3, 0, 4});
+  ops.gather_logit_rows(wide.columns(cols, cols), step, gathered.first_rows(2));
+  const Stored table(QuantFormat::kF16, 5, cols, 6);
+  const auto embedding = ops.load_weight({&table.view, 1});
+  ops.embed(*embedding, step, 2.5f, embedded);
+  std::vector<std::vector<float>> outs;
+  for (const Matrix& out : {normed, gated, gathered, embedded}) outs.push_back(memory.get(out));
+  ops.add_bias(gated, device_weight);
+  outs.push_back(memory.get(gated));
+  ops.rms_norm(normed, device_weight, 1e-5f, normed);  // in place
+  outs.push_back(memory.get(normed));
+  ops.gelu_mul(wide, gated);
+  outs.push_back(memory.get(gated));
+  ops.add_scaled(normed, 0.25f, gated);
+  outs.push_back(memory.get(gated));
+  ops.softcap(gated, 3.0f);
+  outs.push_back(memory.get(gated));
+  if (cols % 3 == 0) {
+    const float* head_weight = memory.put(Random(7).values(cols / 3, 1.0f));
+    ops.head_norm(normed, head_weight, 1e-5f, 3);
+    outs.push_back(memory.get(normed));
+  }
+  return outs;
+}
+
+void check_element_operations(Ops& ops) {
   ThreadPool pool(2);
   const auto ref = make_ref_ops(pool);
-  const auto cpu = make_cpu_ops(pool);
-  for (const int64_t cols : {1, 15, 64, 577}) {
-    constexpr int64_t kM = 3;
-    auto x = Random(4).values(kM * 2 * cols, 3.0f);
-    const auto weight = Random(5).values(cols, 1.0f);
-    std::vector<float> outs[2][2];
-    int which = 0;
-    for (Ops* ops : {ref.get(), cpu.get()}) {
-      for (auto& out : outs[which]) out.resize(static_cast<size_t>(kM * cols));
-      const Matrix wide{x.data(), DType::kF32, kM, 2 * cols, 2 * cols};
-      ops->rms_norm(wide.columns(0, cols),
-                    weight.data(),
-                    1e-5f,
-                    {outs[which][0].data(), DType::kF32, kM, cols, cols});
-      ops->silu_mul(wide, {outs[which][1].data(), DType::kF32, kM, cols, cols});
-      ++which;
+  for (const int64_t cols : {1, 15, 64, 192, 577}) {
+    const auto expected = element_operations(*ref, cols), got = element_operations(ops, cols);
+    for (size_t i = 0; i < got.size(); ++i) {
+      CAPTURE(cols, i);
+      CHECK(difference(got[i], expected[i]).nmse < 1e-11);
     }
-    for (int i = 0; i < 2; ++i) CHECK(difference(outs[1][i], outs[0][i]).nmse < 1e-11);
+  }
+}
+
+TEST_CASE("element operations agree with RefOps") {
+  ThreadPool pool(2);
+  check_element_operations(*make_cpu_ops(pool));
+}
+
+TEST_CASE("element operations agree with RefOps on the GPU", "[cuda]") {
+  if (const auto ops = testing::cuda_or_skip()) check_element_operations(*ops);
+}
+
+TEST_CASE("embedding rows of every format are RefOps' on the GPU, bit for bit", "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  ThreadPool pool(1);
+  const auto ref = make_ref_ops(pool);
+  constexpr int64_t kCols = 512;
+  const std::vector<int32_t> ids = {6, 0, 3};
+  for (const QuantTraits& traits : quant_formats()) {
+    CAPTURE(traits.name);
+    const Stored table(traits.format, 7, kCols, 17);
+    const auto rows = [&](Ops& device) {
+      testing::DeviceMemory memory(device);
+      StepView step;
+      step.num_rows = 3;
+      step.token_ids = memory.put(ids);
+      const Matrix out = memory.rows(std::vector<float>(3 * kCols, kSentinel), 3);
+      device.embed(*device.load_weight({&table.view, 1}), step, 1.0f, out);
+      return memory.get(out);
+    };
+    CHECK((rows(*ops) == rows(*ref)));
   }
 }
 

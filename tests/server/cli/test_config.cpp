@@ -99,8 +99,9 @@ TEST_CASE("Config: bounds name option, value and source", "[server][unit]") {
       error_of({"m", "--port", "65536", "--block-size=20"}, {{"HEADWATER_DEVICE", "tpu"}});
   CHECK_THAT(error, Contains("port: must be between 0 and 65535, got 65536 (set by flag)"));
   CHECK_THAT(error, Contains("block-size: must be a multiple of 16, got 20 (set by flag)"));
-  CHECK_THAT(error,
-             Contains("device: must be one of auto, cpu, ref, got \"tpu\" (set by environment)"));
+  CHECK_THAT(
+      error,
+      Contains("device: must be one of auto, cuda, cpu, ref, got \"tpu\" (set by environment)"));
   CHECK_THAT(error_of({}), Contains("model: must name a GGUF file"));
   CHECK_THAT(error_of({"m", "--port", "99999999999"}), Contains("below 2^31"));
   CHECK_THAT(error_of({"m", "--grpc-port", "8000"}), Contains("grpc-port: must differ from port"));

@@ -1,0 +1,41 @@
+// Attention over pages on the GPU, and the sums of what windows drop; contracts in kernels/ops.h.
+// Asynchronous on the stream; f32 activations, pages of any DType. Engine thread.
+//
+// Two kernels. The general one, fp32, is for every page format, head size and selection, and the
+// only one in deterministic mode; the one on tensor cores (attention_mma_cuda.cu) is for the rest.
+//
+// In the general one keys are taken in segments of kSegmentTokens positions, aligned to position 0.
+// Each has its own softmax; segments are merged in the order of positions, folded and virtual
+// tokens last. So the bits of a row do not depend on who computed its segments: one block in a row,
+// or many whose partial results a second kernel merges.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/base/cuda.cuh"
+#include "kernels/ops.h"
+
+namespace headwater::cuda {
+
+constexpr int32_t kMaxHeadDim = 256;
+
+struct AttentionScratch {
+  Buffer partials;
+  int32_t max_segments = 0;    // of the longest sequence; 0: not known, nothing is split
+  int32_t num_processors = 0;  // of the device
+  bool deterministic = false;  // not on tensor cores
+};
+
+AttentionScratch attention_scratch(int32_t max_tokens,
+                                   int32_t num_processors,
+                                   bool deterministic,
+                                   const Stream& stream);
+
+void attention(const AttentionArgs& args,
+               const StepView& step,
+               const AttentionScratch& scratch,
+               const Stream& stream);
+
+void fold_kv(int32_t layer, const HeadShape& heads, const StepView& step, const Stream& stream);
+
+}  // namespace headwater::cuda

@@ -1,0 +1,24 @@
+// Products of few rows of activations, contract in linear_cuda.cuh. Engine thread.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/linear/linear_cuda.cuh"
+
+namespace headwater::cuda {
+
+bool can_run_few_rows(const CudaWeight::Part& part, Matrix x);
+// Whether few_rows() quantises the activations of more than one row into its scratch.
+bool multiplies_integers(QuantFormat format);
+int64_t few_rows_scratch_bytes(int64_t cols);
+// out (+)= x * part^T. quantised: scratch already holds what an earlier call made of the same x.
+void few_rows(const CudaWeight::Part& part,
+              Matrix x,
+              Matrix out,
+              bool add,
+              bool quantised,
+              uint8_t* scratch,
+              int32_t num_processors,
+              const Stream& stream);
+
+}  // namespace headwater::cuda

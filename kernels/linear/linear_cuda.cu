@@ -1,0 +1,298 @@
+#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "kernels/base/launch_cuda.cuh"
+#include "kernels/base/status.h"
+#include "kernels/linear/few_rows_cuda.cuh"
+#include "kernels/linear/linear_cuda.cuh"
+#include "kernels/quant/decode_cuda.cuh"
+
+namespace headwater::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kStagedBytes = int64_t{64} << 20;  // of a file's weight, before it is laid out
+// Of scratch for activations and for decoded weights, each; less on a small device.
+constexpr int64_t kScratchBytes = int64_t{256} << 20;
+
+// Two bytes a thread: segments are of even offset and size.
+__global__ void lay_out_kernel(const uint8_t* file,
+                               uint8_t* to,
+                               Planes planes,
+                               int32_t block_bytes,
+                               int64_t blocks,
+                               int64_t row_bytes) {
+  const int64_t row = blockIdx.y;
+  const int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * 2;
+  if (i >= blocks * block_bytes) return;
+  const int64_t block = i / block_bytes;
+  const auto byte = static_cast<int32_t>(i % block_bytes);
+  for (int p = 0; p < planes.count; ++p) {
+    const Segment s = planes.segments[p];
+    if (byte < s.offset || byte >= s.offset + s.bytes) continue;
+    *reinterpret_cast<uint16_t*>(to + row * row_bytes + plane_offset(planes, p, blocks) +
+                                 block * s.bytes + (byte - s.offset)) =
+        *reinterpret_cast<const uint16_t*>(file + row * blocks * block_bytes + i);
+  }
+}
+
+__device__ inline void put(float* to, int64_t i, float value) { to[i] = value; }
+// What f16 cannot hold becomes its largest: an activation that large is a spike among small ones.
+__device__ inline __half to_half(float value) {
+  return __float2half_rn(fminf(fmaxf(value, -65504.0f), 65504.0f));
+}
+__device__ inline void put(__half* to, int64_t i, float value) { to[i] = to_half(value); }
+
+// Row blockIdx.x of out = row (ids ? ids[blockIdx.x] : blockIdx.x) of w, times scale.
+template <QuantFormat kFormat, typename T>
+__global__ void decode_rows_kernel(const uint8_t* w,
+                                   int64_t w_row_bytes,
+                                   int64_t cols,
+                                   const int32_t* ids,
+                                   float scale,
+                                   T* out,
+                                   int64_t out_stride) {
+  using D = Decoder<kFormat>;
+  wait_for_previous();
+  const int64_t source = ids != nullptr ? ids[blockIdx.x] : static_cast<int64_t>(blockIdx.x);
+  const uint8_t* row = w + source * w_row_bytes;
+  T* to = out + blockIdx.x * out_stride;
+  if constexpr (D::kElements == 1) {
+    constexpr int kBytes = planes_of(kFormat).segments[0].bytes;
+    for (int64_t c = threadIdx.x; c < cols; c += kThreads)
+      put(to, c, D::one(row + c * kBytes) * scale);
+  } else {
+    const WeightRow<kFormat> blocks{row, cols / D::kElements};
+    for (int64_t unit = threadIdx.x; unit < cols / kUnit; unit += kThreads) {
+      float values[kUnit];
+      decode_unit<kFormat>(blocks, unit, values);
+      if constexpr (sizeof(T) == 2) {
+        __half2 pairs[kUnit / 2];
+        for (int e = 0; e < kUnit / 2; ++e)
+          pairs[e] =
+              __halves2half2(to_half(values[2 * e] * scale), to_half(values[2 * e + 1] * scale));
+        *reinterpret_cast<uint4*>(to + unit * kUnit) = *reinterpret_cast<const uint4*>(pairs);
+      } else {
+        for (int e = 0; e < kUnit; ++e) put(to, unit * kUnit + e, values[e] * scale);
+      }
+    }
+  }
+}
+
+// [rows, cols] f32 -> f16, rows one behind another.
+__global__ void narrow_kernel(const float* x, int64_t x_stride, int64_t cols, __half* out) {
+  wait_for_previous();
+  const int64_t c = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * 4;
+  if (c >= cols) return;
+  const float* from = x + blockIdx.y * x_stride + c;
+  __half* to = out + blockIdx.y * cols + c;
+  if (c + 4 <= cols && cols % 4 == 0 && x_stride % 4 == 0) {
+    const float4 v = *reinterpret_cast<const float4*>(from);
+    const __half2 pairs[2] = {__halves2half2(to_half(v.x), to_half(v.y)),
+                              __halves2half2(to_half(v.z), to_half(v.w))};
+    *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(pairs);
+    return;
+  }
+  for (int i = 0; i < 4 && c + i < cols; ++i) to[i] = to_half(from[i]);
+}
+
+template <typename T>
+void decode_rows(const CudaWeight::Part& part,
+                 int64_t first_row,
+                 int64_t num_rows,
+                 const int32_t* ids,
+                 float scale,
+                 T* out,
+                 int64_t out_stride,
+                 const Stream& stream) {
+  if (num_rows == 0) return;
+  with_format(part.format, [&](auto format) {
+    launch(stream,
+           decode_rows_kernel<decltype(format)::value, T>,
+           dim3(static_cast<unsigned>(num_rows)),
+           kThreads,
+           0,
+           part.data + first_row * part.row_bytes,
+           part.row_bytes,
+           part.cols,
+           ids,
+           scale,
+           out,
+           out_stride);
+  });
+}
+
+int64_t scratch_limit(int64_t device_bytes) {
+  return std::clamp<int64_t>(device_bytes / 128, int64_t{16} << 20, kScratchBytes);
+}
+
+// A few decoded rows and activations always fit.
+void grow(Buffer& buffer, int64_t bytes, const Stream& stream) {
+  if (bytes <= buffer.bytes()) return;
+  buffer = {};  // cudaFree waits for who still reads it
+  buffer = allocate_device(bytes, stream);
+}
+
+// In the order of the stream, through a staging buffer where blocks are taken apart.
+void lay_out(const WeightView& view, uint8_t* to, int64_t to_row_bytes, const Stream& stream) {
+  const Planes planes = planes_of(view.format);
+  const QuantTraits& traits = quant_traits(view.format);
+  const int64_t file_row = row_bytes(view.format, view.cols);
+  const auto* from = static_cast<const uint8_t*>(view.data);
+  if (planes.count == 1) {
+    HW_CUDA(cudaMemcpy2DAsync(to,
+                              static_cast<size_t>(to_row_bytes),
+                              from,
+                              static_cast<size_t>(file_row),
+                              static_cast<size_t>(file_row),
+                              static_cast<size_t>(view.rows),
+                              cudaMemcpyHostToDevice,
+                              stream.get()));
+    return;
+  }
+  const int64_t rows = std::clamp<int64_t>(kStagedBytes / file_row, 1, 32768);
+  const Buffer staged = allocate_device(std::min(rows, view.rows) * file_row, stream);
+  for (int64_t first = 0; first < view.rows; first += rows) {
+    const int64_t count = std::min(rows, view.rows - first);
+    HW_CUDA(cudaMemcpyAsync(staged.data(),
+                            from + first * file_row,
+                            static_cast<size_t>(count * file_row),
+                            cudaMemcpyHostToDevice,
+                            stream.get()));
+    lay_out_kernel<<<dim3(static_cast<unsigned>((file_row / 2 + kThreads - 1) / kThreads),
+                          static_cast<unsigned>(count)),
+                     kThreads,
+                     0,
+                     stream.get()>>>(staged.as<uint8_t>(),
+                                     to + first * to_row_bytes,
+                                     planes,
+                                     traits.block_bytes,
+                                     view.cols / traits.block_elements,
+                                     to_row_bytes);
+    HW_CUDA_LAUNCHED();
+  }
+  HW_CUDA(cudaStreamSynchronize(stream.get()));
+}
+
+// Rows of x that the scratch holds at once, of either kind of float.
+int64_t rows_at_once(const Buffer& buffer, int64_t cols, int64_t element_bytes) {
+  return std::max<int64_t>(1, buffer.bytes() / (cols * element_bytes));
+}
+
+void many_rows(const CudaWeight::Part& part,
+               Matrix x,
+               Matrix out,
+               bool add,
+               const LinearScratch& scratch,
+               const Cublas& cublas,
+               const Stream& stream) {
+  if (part.format == QuantFormat::kF32) {  // rows are whole multiples of four elements apart
+    cublas.multiply(x, reinterpret_cast<const float*>(part.data), part.row_bytes / 4, out, add);
+    return;
+  }
+  const int64_t m_tile = rows_at_once(scratch.x, part.cols, 2);
+  const bool stored = part.format == QuantFormat::kF16;  // nothing to decode
+  const int64_t n_tile =
+      stored ? part.rows : std::min(part.rows, rows_at_once(scratch.decoded, part.cols, 2));
+  auto* x16 = scratch.x.as<__half>();
+  for (int64_t m = 0; m < x.rows; m += m_tile) {
+    const int64_t rows = std::min(m_tile, x.rows - m);
+    launch(stream,
+           narrow_kernel,
+           dim3(static_cast<unsigned>((part.cols / 4 + kThreads) / kThreads),
+                static_cast<unsigned>(rows)),
+           kThreads,
+           0,
+           x.f32_row(m),
+           x.stride,
+           part.cols,
+           x16);
+    for (int64_t n = 0; n < part.rows; n += n_tile) {
+      const int64_t columns = std::min(n_tile, part.rows - n);
+      const auto* w16 = reinterpret_cast<const __half*>(part.data);
+      int64_t w_stride = part.row_bytes / 2;
+      if (!stored) {
+        decode_rows(
+            part, n, columns, nullptr, 1.0f, scratch.decoded.as<__half>(), part.cols, stream);
+        w16 = scratch.decoded.as<__half>();
+        w_stride = part.cols;
+      }
+      Matrix to = out.columns(n, columns);
+      to.data = to.f32_row(m);
+      to.rows = rows;
+      cublas.multiply_half(x16, part.cols, part.cols, w16, w_stride, to, add);
+    }
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
+                                        LinearScratch& scratch,
+                                        int64_t device_bytes,
+                                        const Stream& stream) {
+  auto weight = std::make_unique<CudaWeight>();
+  weight->cols = views[0].cols;
+  for (size_t i = 0; i < views.size();) {
+    const QuantFormat format = views[i].format;
+    if (planes_of(format).count == 0)
+      throw LoadError("device cuda has no kernels for " + std::string(quant_traits(format).name) +
+                      " weights; run with --device cpu");
+    CudaWeight::Part part;
+    part.format = format;
+    part.cols = weight->cols;
+    part.first_col = weight->rows;
+    part.row_bytes = device_row_bytes(format, part.cols);
+    size_t end = i;
+    for (; end < views.size() && views[end].format == format; ++end) part.rows += views[end].rows;
+    part.bytes = allocate_device(part.rows * part.row_bytes, stream);
+    part.data = part.bytes.as<uint8_t>();
+    auto* to = part.bytes.as<uint8_t>();
+    for (; i < end; ++i) {
+      lay_out(views[i], to, part.row_bytes, stream);
+      to += views[i].rows * part.row_bytes;
+    }
+    weight->rows += part.rows;
+    const int64_t limit = scratch_limit(device_bytes);
+    if (format != QuantFormat::kF32 && format != QuantFormat::kF16)
+      grow(scratch.decoded, std::min(limit, part.rows * part.cols * 2) / 16 * 16, stream);
+    weight->parts.push_back(std::move(part));
+  }
+  grow(scratch.x,
+       std::max(scratch_limit(device_bytes), few_rows_scratch_bytes(weight->cols)),
+       stream);
+  return weight;
+}
+
+void linear(const CudaWeight& weight,
+            Matrix x,
+            Matrix out,
+            bool add,
+            const LinearScratch& scratch,
+            int32_t num_processors,
+            const Cublas& cublas,
+            const Stream& stream) {
+  if (x.rows == 0) return;
+  bool quantised = false;
+  for (const CudaWeight::Part& part : weight.parts) {
+    const Matrix columns = out.columns(part.first_col, part.rows);
+    if (can_run_few_rows(part, x)) {
+      few_rows(part, x, columns, add, quantised, scratch.x.as<uint8_t>(), num_processors, stream);
+      quantised = quantised || (x.rows > 1 && multiplies_integers(part.format));
+    } else {
+      many_rows(part, x, columns, add, scratch, cublas, stream);
+      quantised = false;
+    }
+  }
+}
+
+void embed(const CudaWeight& table,
+           const int32_t* token_ids,
+           float scale,
+           Matrix out,
+           const Stream& stream) {
+  decode_rows(table.parts[0], 0, out.rows, token_ids, scale, out.f32_row(0), out.stride, stream);
+}
+
+}  // namespace headwater::cuda

@@ -1,0 +1,56 @@
+// Products and rows of weights on the GPU, contracts in kernels/ops.h. A weight stays in its
+// format: its blocks are decoded where they are used. Asynchronous on the stream. Engine thread.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/linear/cublas.cuh"
+#include "kernels/ops.h"
+
+namespace headwater::cuda {
+
+struct CudaWeight final : Weight {
+  struct Part {  // fused views of one format
+    QuantFormat format = QuantFormat::kF32;
+    int64_t rows = 0, cols = 0;
+    int64_t first_col = 0;  // of the output
+    int64_t row_bytes = 0;  // as layout_cuda.cuh has them
+    const uint8_t* data = nullptr;
+    Buffer bytes;
+  };
+  std::vector<Part> parts;
+};
+
+// What products work in; grows with the weights loaded, never in a step.
+struct LinearScratch {
+  Buffer x;        // few rows quantised, or many as f16
+  Buffer decoded;  // rows of a weight as f16 (of F32 and odd widths: f32), on their way to cuBLAS
+};
+
+// Throws LoadError for a format that the GPU does not have.
+std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
+                                        LinearScratch& scratch,
+                                        int64_t device_bytes,
+                                        const Stream& stream);
+
+// Up to 8 rows (4 of F16): on the blocks, scalar formats in fp32, others with activations of 15
+// bits (dots_cuda.cuh). More: the weight and the activations as f16, 11 significant bits, on the
+// tensor cores, summed in fp32; F32 weights likewise in TF32.
+void linear(const CudaWeight& weight,
+            Matrix x,
+            Matrix out,
+            bool add,
+            const LinearScratch& scratch,
+            int32_t num_processors,
+            const Cublas& cublas,
+            const Stream& stream);
+
+// As Ops::embed; token_ids: device.
+void embed(const CudaWeight& table,
+           const int32_t* token_ids,
+           float scale,
+           Matrix out,
+           const Stream& stream);
+
+}  // namespace headwater::cuda

@@ -1,0 +1,17 @@
+// From a name to an Ops: the one place where devices are chosen.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "kernels/ops.h"
+
+namespace headwater {
+
+// auto: a usable GPU, else the CPU; cuda, cpu, ref. Throws ConfigError: a name that is none of
+// these, or what is in the GPU's way. The pool is not owned and must outlive the Ops.
+std::unique_ptr<Ops> make_ops(const std::string& device,
+                              ThreadPool& pool,
+                              const CudaOptions& cuda = {});
+
+}  // namespace headwater

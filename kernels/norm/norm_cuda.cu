@@ -1,0 +1,265 @@
+#include "kernels/base/launch_cuda.cuh"
+#include "kernels/norm/norm_cuda.cuh"
+
+namespace headwater::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+
+// The threads' sums, each over its own columns in order, then a tree: one order for any batch.
+// kVectors: rows of whole float4s.
+template <bool kVectors>
+__global__ void rms_norm_kernel(const float* x,
+                                int64_t x_stride,
+                                const float* weight,
+                                float eps,
+                                float* out,
+                                int64_t out_stride,
+                                int64_t cols) {
+  start_next();
+  wait_for_previous();
+  __shared__ float partial[kWarps];
+  const float* in = x + blockIdx.x * x_stride;
+  float* row = out + blockIdx.x * out_stride;
+  float sum = 0;
+  if constexpr (kVectors) {
+    for (int64_t c = threadIdx.x; c < cols / 4; c += kThreads) {
+      const float4 v = reinterpret_cast<const float4*>(in)[c];
+      sum = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, sum))));
+    }
+  } else {
+    for (int64_t c = threadIdx.x; c < cols; c += kThreads) sum = fmaf(in[c], in[c], sum);
+  }
+  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = sum;
+  __syncthreads();
+  float total = 0;
+  for (float value : partial) total += value;
+  const float scale = 1.0f / sqrtf(total / static_cast<float>(cols) + eps);
+  if constexpr (kVectors) {
+    for (int64_t c = threadIdx.x; c < cols / 4; c += kThreads) {
+      const float4 v = reinterpret_cast<const float4*>(in)[c];
+      const float4 w = reinterpret_cast<const float4*>(weight)[c];
+      reinterpret_cast<float4*>(row)[c] = {
+          v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w};
+    }
+  } else {
+    for (int64_t c = threadIdx.x; c < cols; c += kThreads) row[c] = in[c] * scale * weight[c];
+  }
+}
+
+__global__ void add_bias_kernel(float* x, int64_t stride, const float* bias, int64_t cols) {
+  start_next();
+  wait_for_previous();
+  const int64_t c = int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  if (c < cols) x[blockIdx.x * stride + c] += bias[c];
+}
+
+__device__ inline float silu(float x) { return x / (1.0f + expf(-x)); }
+
+// kVectors: rows of whole float4s, one a thread.
+template <bool kVectors>
+__global__ void silu_mul_kernel(
+    const float* gate_up, int64_t in_stride, float* out, int64_t out_stride, int64_t cols) {
+  start_next();
+  wait_for_previous();
+  const int64_t c = int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  const float* in = gate_up + blockIdx.x * in_stride;
+  float* row = out + blockIdx.x * out_stride;
+  if constexpr (kVectors) {
+    if (c >= cols / 4) return;
+    const float4 gate = reinterpret_cast<const float4*>(in)[c];
+    const float4 up = reinterpret_cast<const float4*>(in + cols)[c];
+    reinterpret_cast<float4*>(row)[c] = {
+        silu(gate.x) * up.x, silu(gate.y) * up.y, silu(gate.z) * up.z, silu(gate.w) * up.w};
+  } else if (c < cols) {
+    row[c] = silu(in[c]) * in[cols + c];
+  }
+}
+
+// By gelu's approximation with tanh.
+__global__ void gelu_mul_kernel(
+    const float* gate_up, int64_t in_stride, float* out, int64_t out_stride, int64_t cols) {
+  start_next();
+  wait_for_previous();
+  const int64_t c = int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  if (c >= cols) return;
+  const float* in = gate_up + blockIdx.x * in_stride;
+  const float x = in[c];
+  const float inner = 0.7978845608028654f * fmaf(0.044715f * x * x, x, x);
+  out[blockIdx.x * out_stride + c] = 0.5f * x * (1.0f + tanhf(inner)) * in[cols + c];
+}
+
+__global__ void add_scaled_kernel(
+    const float* x, int64_t x_stride, float scale, float* out, int64_t out_stride, int64_t cols) {
+  start_next();
+  wait_for_previous();
+  const int64_t c = int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  if (c >= cols) return;
+  float& y = out[blockIdx.x * out_stride + c];
+  y = fmaf(scale, x[blockIdx.x * x_stride + c], y);
+}
+
+__global__ void softcap_kernel(float* x, int64_t stride, float cap, int64_t cols) {
+  start_next();
+  wait_for_previous();
+  const int64_t c = int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  if (c >= cols) return;
+  float& y = x[blockIdx.x * stride + c];
+  y = cap * tanhf(y / cap);
+}
+
+// Warp (row, head).
+__global__ void head_norm_kernel(
+    float* x, int64_t stride, const float* weight, float eps, int32_t head_dim) {
+  start_next();
+  wait_for_previous();
+  float* head = x + blockIdx.x * stride + int64_t{blockIdx.y} * head_dim;
+  float sum = 0;
+  for (int32_t d = threadIdx.x; d < head_dim; d += 32) sum = fmaf(head[d], head[d], sum);
+  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+  const float scale = 1.0f / sqrtf(sum / static_cast<float>(head_dim) + eps);
+  for (int32_t d = threadIdx.x; d < head_dim; d += 32) head[d] = head[d] * scale * weight[d];
+}
+
+__global__ void gather_kernel(const float* x,
+                              int64_t x_stride,
+                              const int32_t* rows,
+                              float* out,
+                              int64_t out_stride,
+                              int64_t cols) {
+  start_next();
+  wait_for_previous();
+  const int64_t c = int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  if (c < cols) out[blockIdx.x * out_stride + c] = x[rows[blockIdx.x] * x_stride + c];
+}
+
+bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+// [rows, columns in blocks of kThreads]
+dim3 grid_of(int64_t rows, int64_t cols) {
+  return {static_cast<unsigned>(rows), static_cast<unsigned>((cols + kThreads - 1) / kThreads)};
+}
+
+}  // namespace
+
+void rms_norm(Matrix x, const float* weight, float eps, Matrix out, const Stream& stream) {
+  if (x.rows == 0) return;
+  const bool vectors = x.cols % 4 == 0 && x.stride % 4 == 0 && out.stride % 4 == 0 &&
+                       aligned(x.data) && aligned(out.data) && aligned(weight);
+  launch(stream,
+         vectors ? rms_norm_kernel<true> : rms_norm_kernel<false>,
+         dim3(static_cast<unsigned>(x.rows)),
+         kThreads,
+         0,
+         x.f32_row(0),
+         x.stride,
+         weight,
+         eps,
+         out.f32_row(0),
+         out.stride,
+         x.cols);
+}
+
+void add_bias(Matrix x, const float* bias, const Stream& stream) {
+  if (x.rows == 0) return;
+  launch(stream,
+         add_bias_kernel,
+         grid_of(x.rows, x.cols),
+         kThreads,
+         0,
+         x.f32_row(0),
+         x.stride,
+         bias,
+         x.cols);
+}
+
+void silu_mul(Matrix gate_up, Matrix out, const Stream& stream) {
+  if (out.rows == 0) return;
+  const bool vectors = out.cols % 4 == 0 && gate_up.stride % 4 == 0 && out.stride % 4 == 0 &&
+                       aligned(gate_up.data) && aligned(out.data);
+  launch(stream,
+         vectors ? silu_mul_kernel<true> : silu_mul_kernel<false>,
+         grid_of(out.rows, vectors ? out.cols / 4 : out.cols),
+         kThreads,
+         0,
+         gate_up.f32_row(0),
+         gate_up.stride,
+         out.f32_row(0),
+         out.stride,
+         out.cols);
+}
+
+void gelu_mul(Matrix gate_up, Matrix out, const Stream& stream) {
+  if (out.rows == 0) return;
+  launch(stream,
+         gelu_mul_kernel,
+         grid_of(out.rows, out.cols),
+         kThreads,
+         0,
+         gate_up.f32_row(0),
+         gate_up.stride,
+         out.f32_row(0),
+         out.stride,
+         out.cols);
+}
+
+void add_scaled(Matrix x, float scale, Matrix out, const Stream& stream) {
+  if (out.rows == 0) return;
+  launch(stream,
+         add_scaled_kernel,
+         grid_of(out.rows, out.cols),
+         kThreads,
+         0,
+         x.f32_row(0),
+         x.stride,
+         scale,
+         out.f32_row(0),
+         out.stride,
+         out.cols);
+}
+
+void softcap(Matrix x, float cap, const Stream& stream) {
+  if (x.rows == 0) return;
+  launch(stream,
+         softcap_kernel,
+         grid_of(x.rows, x.cols),
+         kThreads,
+         0,
+         x.f32_row(0),
+         x.stride,
+         cap,
+         x.cols);
+}
+
+void head_norm(Matrix x, const float* weight, float eps, int32_t num_heads, const Stream& stream) {
+  if (x.rows == 0) return;
+  launch(stream,
+         head_norm_kernel,
+         dim3(static_cast<unsigned>(x.rows), static_cast<unsigned>(num_heads)),
+         32,
+         0,
+         x.f32_row(0),
+         x.stride,
+         weight,
+         eps,
+         static_cast<int32_t>(x.cols / num_heads));
+}
+
+void gather_rows(Matrix x, const int32_t* rows, Matrix out, const Stream& stream) {
+  if (out.rows == 0) return;
+  launch(stream,
+         gather_kernel,
+         grid_of(out.rows, out.cols),
+         kThreads,
+         0,
+         x.f32_row(0),
+         x.stride,
+         rows,
+         out.f32_row(0),
+         out.stride,
+         out.cols);
+}
+
+}  // namespace headwater::cuda

@@ -1,0 +1,191 @@
+// CudaOps: one GPU, one stream. Activations are f32; weights and pages keep their formats. Host
+// code only: the kernels are in the *_cuda.cu files.
+#include <algorithm>
+#include <string>
+#include <unordered_map>
+
+#include "kernels/attention/attention_cuda.cuh"
+#include "kernels/attention/pages_cuda.cuh"
+#include "kernels/base/check.h"
+#include "kernels/base/cuda.cuh"
+#include "kernels/base/status.h"
+#include "kernels/linear/linear_cuda.cuh"
+#include "kernels/norm/norm_cuda.cuh"
+#include "kernels/ops.h"
+#include "kernels/rope/rope_cuda.cuh"
+
+namespace headwater {
+namespace {
+
+constexpr int64_t kStagedEntries = 1 << 16;  // page ids and table entries of one launch
+
+const cuda::CudaWeight& on_device(const Weight& weight) {
+  return static_cast<const cuda::CudaWeight&>(weight);
+}
+
+class CudaOps final : public Ops {
+ public:
+  explicit CudaOps(const CudaOptions& options)
+      : deterministic_(options.deterministic),
+        cublas_(stream_),
+        staged_(cuda::allocate_device(kStagedEntries * int64_t{sizeof(TableEntry)}, stream_)) {
+    cudaDeviceProp device{};
+    int driver = 0;
+    HW_CUDA(cudaGetDeviceProperties(&device, 0));
+    HW_CUDA(cudaDriverGetVersion(&driver));
+    num_processors_ = device.multiProcessorCount;
+    device_bytes_ = static_cast<int64_t>(device.totalGlobalMem);
+    attention_.num_processors = num_processors_;
+    attention_.deterministic = deterministic_;
+    description_ = std::string(device.name) + ", " + std::to_string(device.totalGlobalMem >> 30) +
+                   " GiB, sm_" + std::to_string(device.major) + std::to_string(device.minor) +
+                   ", CUDA " + std::to_string(driver / 1000) + "." +
+                   std::to_string(driver % 1000 / 10);
+  }
+
+  std::string_view name() const override { return "cuda"; }
+  std::string_view description() const override { return description_; }
+  DType activation_dtype() const override { return DType::kF32; }
+  DType default_kv_format() const override { return DType::kF16; }
+  bool supports_kv(const PageShape& page) const override {
+    return page.head_dim > 0 && page.head_dim % 16 == 0 && page.head_dim <= cuda::kMaxHeadDim &&
+           page.page_tokens > 0 && page.page_tokens % 16 == 0;
+  }
+  bool memory_is_host() const override { return false; }
+  int64_t free_device_bytes() const override {
+    size_t free = 0, total = 0;
+    HW_CUDA(cudaMemGetInfo(&free, &total));
+    return static_cast<int64_t>(free);
+  }
+
+  Buffer allocate(int64_t bytes) override { return cuda::allocate_device(bytes, stream_); }
+  // From pageable memory: the bytes are copied out before the call returns.
+  void upload(void* device, const void* host, int64_t bytes) override {
+    HW_CUDA(cudaMemcpyAsync(
+        device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_.get()));
+  }
+  void download(void* host, const void* device, int64_t bytes) override {
+    HW_CUDA(cudaMemcpyAsync(
+        host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_.get()));
+  }
+  void reserve(int32_t max_tokens) override {
+    attention_ = cuda::attention_scratch(max_tokens, num_processors_, deterministic_, stream_);
+  }
+
+  std::unique_ptr<Weight> load_weight(std::span<const WeightView> parts) override {
+    for (const WeightView& view : parts)
+      HW_CHECK(view.cols == parts[0].cols, "fused parts differ in their inputs", view.cols);
+    return cuda::load_weight(parts, linear_, device_bytes_, stream_);
+  }
+
+  void embed(const Weight& table, const StepView& step, float scale, Matrix out) override {
+    cuda::embed(on_device(table), step.token_ids, scale, out.first_rows(step.num_rows), stream_);
+  }
+  void rms_norm(Matrix x, const float* weight, float eps, Matrix out) override {
+    cuda::rms_norm(x, weight, eps, out, stream_);
+  }
+  void linear(const Weight& weight, Matrix x, Matrix out, LinearMode mode) override {
+    const bool add = mode == LinearMode::kAdd;
+    cuda::linear(on_device(weight), x, out, add, linear_, num_processors_, cublas_, stream_);
+  }
+  void add_bias(Matrix x, const float* bias) override { cuda::add_bias(x, bias, stream_); }
+  void rope_angles(const RopeSpec& rope, const StepView& step, Matrix out) override {
+    cuda::rope_angles(rope, step, out, stream_);
+  }
+  void rope_append_kv(int32_t layer,
+                      const HeadShape& heads,
+                      const RopeSpec& rope,
+                      const StepView& step,
+                      Matrix angles,
+                      Matrix q,
+                      Matrix k,
+                      Matrix v) override {
+    cuda::rope_append_kv(layer, heads, rope, step, angles, q, k, v, stream_);
+  }
+  void fold_kv(int32_t layer, const HeadShape& heads, const StepView& step) override {
+    cuda::fold_kv(layer, heads, step, stream_);
+  }
+  void attention(const AttentionArgs& args, const StepView& step) override {
+    cuda::attention(args, step, attention_, stream_);
+  }
+  void silu_mul(Matrix gate_up, Matrix out) override { cuda::silu_mul(gate_up, out, stream_); }
+  void gelu_mul(Matrix gate_up, Matrix out) override { cuda::gelu_mul(gate_up, out, stream_); }
+  void add_scaled(Matrix x, float scale, Matrix out) override {
+    cuda::add_scaled(x, scale, out, stream_);
+  }
+  void softcap(Matrix x, float cap) override { cuda::softcap(x, cap, stream_); }
+  void head_norm(Matrix x, const float* weight, float eps, int32_t num_heads) override {
+    cuda::head_norm(x, weight, eps, num_heads, stream_);
+  }
+  void gather_logit_rows(Matrix x, const StepView& step, Matrix out) override {
+    cuda::gather_rows(x, step.logit_rows, out.first_rows(step.num_logit_rows), stream_);
+  }
+
+  void copy_pages(std::byte* arena,
+                  int64_t page_bytes,
+                  std::span<const PageId> from,
+                  std::span<const PageId> to) override {
+    constexpr size_t kPairs = kStagedEntries / 2;
+    auto* ids = staged_.as<PageId>();
+    for (size_t i = 0; i < from.size(); i += kPairs) {
+      const size_t count = std::min(kPairs, from.size() - i);
+      const auto bytes = static_cast<int64_t>(count * sizeof(PageId));
+      upload(ids, &from[i], bytes);
+      upload(ids + kPairs, &to[i], bytes);
+      cuda::copy_pages(arena, page_bytes, ids, ids + kPairs, static_cast<int64_t>(count), stream_);
+    }
+  }
+  void write_table(int32_t* table, std::span<const TableEntry> entries) override {
+    for (size_t i = 0; i < entries.size(); i += kStagedEntries) {
+      const auto count = std::min<size_t>(kStagedEntries, entries.size() - i);
+      upload(staged_.data(), &entries[i], static_cast<int64_t>(count * sizeof(TableEntry)));
+      cuda::write_table(table, staged_.as<TableEntry>(), static_cast<int64_t>(count), stream_);
+    }
+  }
+
+  // The first call runs (libraries make their handles and load their kernels then), the second
+  // records a graph, further ones launch it.
+  void replay(uint64_t key, const std::function<void()>& body) override {
+    if (key == 0) return body();
+    const auto [entry, is_new] = graphs_.try_emplace(key);
+    if (is_new) return body();
+    if (!entry->second) entry->second = cuda::record(stream_, body);
+    entry->second.launch(stream_);
+  }
+  void synchronize() override { HW_CUDA(cudaStreamSynchronize(stream_.get())); }
+
+ private:
+  bool deterministic_;
+  cuda::Stream stream_;
+  cuda::Cublas cublas_;
+  Buffer staged_;  // what the step's own copies and table entries are read from
+  cuda::LinearScratch linear_;
+  cuda::AttentionScratch attention_;
+  std::unordered_map<uint64_t, cuda::Graph> graphs_;
+  int32_t num_processors_ = 0;
+  int64_t device_bytes_ = 0;
+  std::string description_;
+};
+
+}  // namespace
+
+std::string cuda_obstacle() {
+  int num_devices = 0;
+  cudaError_t error = cudaGetDeviceCount(&num_devices);
+  if (error == cudaSuccess && num_devices == 0) error = cudaErrorNoDevice;
+  if (error != cudaSuccess) return std::string("no usable GPU: ") + cudaGetErrorString(error);
+  if (cuda::has_kernels_for_device()) return "";
+  cudaDeviceProp device{};
+  HW_CUDA(cudaGetDeviceProperties(&device, 0));
+  return std::string(device.name) + " has compute capability " + std::to_string(device.major) +
+         "." + std::to_string(device.minor) +
+         ", and this build has no code for it (HEADWATER_CUDA_ARCHITECTURES)";
+}
+
+std::unique_ptr<Ops> make_cuda_ops(const CudaOptions& options) {
+  if (const std::string obstacle = cuda_obstacle(); !obstacle.empty())
+    throw ConfigError("device cuda: " + obstacle);
+  return std::make_unique<CudaOps>(options);
+}
+
+}  // namespace headwater
