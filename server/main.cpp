@@ -8,6 +8,7 @@
 
 #include "kernels/base/status.h"
 #include "server/cli/bench.h"
+#include "server/cli/bench_offline.h"
 #include "server/cli/calibrate.h"
 #include "server/cli/chat.h"
 #include "server/cli/inspect.h"
@@ -36,9 +37,11 @@ constexpr Command kCommands[] = {
      [](const Words& args, const std::vector<EnvVar>&) { return cli::run_chat(args); },
      cli::chat_help},
     {"bench",
-     "load a server and measure latency and throughput",
-     [](const Words& args, const std::vector<EnvVar>&) { return cli::run_bench(args); },
-     cli::bench_help},
+     "load a server, or run a model's shape here, and measure latency and throughput",
+     [](const Words& args, const std::vector<EnvVar>&) {
+       return cli::asks_offline(args) ? cli::run_bench_offline(args) : cli::run_bench(args);
+     },
+     [] { return cli::bench_help() + cli::bench_offline_help(); }},
     {"calibrate",
      "find the heads that need the whole context: write a head table",
      [](const Words& args, const std::vector<EnvVar>&) { return cli::run_calibrate(args); },

@@ -1,0 +1,195 @@
+// bench_cuda [attention]: CudaOps' products and attention at the sizes of an 8B model, host clock
+// around many calls between two synchronisations. Random bytes as weights. "attention": two calls
+// of attention, for a profiler. Whole models: headwater bench --offline.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "kernels/ops.h"
+
+namespace headwater {
+namespace {
+
+constexpr int kRuns = 5;
+constexpr int64_t kRotatedBytes = int64_t{1} << 30;  // of weights or keys: no cache holds them
+
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+// Median of the runs, after one that warms up.
+template <typename Body>
+double median_seconds(Ops& ops, const Body& body) {
+  std::vector<double> runs;
+  for (int run = 0; run <= kRuns; ++run) {
+    ops.synchronize();
+    const auto begin = std::chrono::steady_clock::now();
+    body();
+    ops.synchronize();
+    if (run > 0) runs.push_back(seconds_since(begin));
+  }
+  std::sort(runs.begin(), runs.end());
+  return runs[runs.size() / 2];
+}
+
+template <typename T>
+Buffer to_device(Ops& ops, const std::vector<T>& values) {
+  const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
+  Buffer buffer = ops.allocate(bytes);
+  ops.upload(buffer.data(), values.data(), bytes);
+  return buffer;
+}
+
+std::vector<float> random_values(int64_t count) {
+  std::mt19937 random(3);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = static_cast<float>(random() % 2000) / 1000.0f - 1.0f;
+  return values;
+}
+
+void bench_linear(Ops& ops, QuantFormat format, int64_t rows, int64_t cols) {
+  std::vector<uint8_t> bytes(static_cast<size_t>(rows * row_bytes(format, cols)));
+  std::mt19937 random(1);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random() & 0x3B);
+  const WeightView view{format, rows, cols, bytes.data()};
+  std::vector<std::unique_ptr<Weight>> copies;
+  for (int64_t held = 0; held < kRotatedBytes; held += view.bytes())
+    copies.push_back(ops.load_weight({&view, 1}));
+  std::printf("| %s %ld x %ld |",
+              std::string(quant_traits(format).name).c_str(),
+              static_cast<long>(rows),
+              static_cast<long>(cols));
+  for (const int64_t m : {1, 8, 32, 64, 512, 2048}) {  // NOLINT: columns of the table
+    const Buffer x = to_device(ops, random_values(m * cols));
+    const Buffer out = ops.allocate(m * rows * 4);
+    const double seconds = median_seconds(ops,
+                                          [&] {
+                                            for (const auto& weight : copies)
+                                              ops.linear(*weight,
+                                                         {x.data(), DType::kF32, m, cols, cols},
+                                                         {out.data(), DType::kF32, m, rows, rows},
+                                                         LinearMode::kOverwrite);
+                                          }) /
+                           static_cast<double>(copies.size());
+    std::printf(" %.0f us, %.0f GB/s, %.1f TFLOP/s |",
+                seconds * 1e6,
+                static_cast<double>(view.bytes()) / seconds / 1e9,
+                2e-12 * static_cast<double>(m * rows * cols) / seconds);
+  }
+  std::printf("\n");
+  std::fflush(stdout);
+}
+
+// 32 query heads on 8 KV heads of 128; `rows` rows at the end of every sequence.
+void bench_attention(Ops& ops, int32_t num_seqs, int32_t length, int32_t rows) {
+  const PageShape page{DType::kF16, 128, 16, 0};
+  const HeadShape heads{32, 8, 128};
+  const int64_t layer_bytes = int64_t{length} * num_seqs * heads.num_kv_heads * 128 * 4;
+  const auto layers = static_cast<int32_t>(std::clamp<int64_t>(kRotatedBytes / layer_bytes, 1, 16));
+  const std::vector groups = {KvGroupShape{page, layers * heads.num_kv_heads, 0}};
+  std::vector<KvHeadSlot> slots;
+  for (int32_t h = 0; h < groups[0].num_heads; ++h) slots.push_back({0, h});
+  const int64_t entries = int64_t{length / 16} * groups[0].num_heads;
+  std::vector<int32_t> table(static_cast<size_t>(entries * num_seqs));
+  std::iota(table.begin(), table.end(), 0);
+  std::shuffle(table.begin(), table.end(), std::mt19937(1));
+  for (int32_t& id : table) id *= static_cast<int32_t>(page.page_bytes() / kPageGranuleBytes);
+  const Buffer arena = ops.allocate(static_cast<int64_t>(table.size()) * page.page_bytes());
+  std::vector<uint16_t> keys(size_t{1} << 22);
+  std::mt19937 random(2);  // f16 of 0.0 .. 1.0, either sign
+  for (uint16_t& key : keys) key = (random() & 0x8000) | (random() % 0x3C00);
+  for (int64_t at = 0; at < arena.bytes(); at += static_cast<int64_t>(keys.size()) * 2)
+    ops.upload(arena.data() + at,
+               keys.data(),
+               std::min<int64_t>(static_cast<int64_t>(keys.size()) * 2, arena.bytes() - at));
+  std::vector<int64_t> table_begin;
+  std::vector<int32_t> positions, row_seq, row_begin = {0};
+  for (int32_t s = 0; s < num_seqs; ++s) {
+    table_begin.push_back(s * entries);
+    for (int32_t r = 0; r < rows; ++r) {
+      positions.push_back(length - rows + r);
+      row_seq.push_back(s);
+    }
+    row_begin.push_back(static_cast<int32_t>(positions.size()));
+  }
+  const std::vector<int32_t> starts(positions.size(), 0);
+  const Buffer device[] = {to_device(ops, table),
+                           to_device(ops, table_begin),
+                           to_device(ops, positions),
+                           to_device(ops, row_seq),
+                           to_device(ops, row_begin),
+                           to_device(ops, groups),
+                           to_device(ops, slots),
+                           to_device(ops, starts)};
+  StepView step;
+  step.num_rows = static_cast<int32_t>(positions.size());
+  step.num_seqs = num_seqs;
+  step.positions = device[2].as<int32_t>();
+  step.row_seq = device[3].as<int32_t>();
+  step.row_begin = device[4].as<int32_t>();
+  step.pages = {arena.data(),
+                device[0].as<int32_t>(),
+                device[1].as<int64_t>(),
+                device[5].as<KvGroupShape>(),
+                device[6].as<KvHeadSlot>(),
+                device[7].as<int32_t>(),
+                1};
+  step.pages.format = page.format;
+  const int64_t cols = int64_t{heads.num_heads} * heads.head_dim;
+  const Buffer q = to_device(ops, random_values(step.num_rows * cols));
+  const Buffer out = ops.allocate(step.num_rows * cols * 4);
+  AttentionArgs args;
+  args.heads = heads;
+  args.scale = 0.0883883f;
+  args.q = {q.data(), DType::kF32, step.num_rows, cols, cols};
+  args.out = {out.data(), DType::kF32, step.num_rows, cols, cols};
+  const double seconds = median_seconds(ops,
+                                        [&] {
+                                          for (args.layer = 0; args.layer < layers; ++args.layer)
+                                            ops.attention(args, step);
+                                        }) /
+                         layers;
+  const double seen = length - (rows - 1) / 2.0;
+  std::printf("| attention %d x %d, %d rows | %.0f us | %.0f GB/s | %.1f TFLOP/s |\n",
+              num_seqs,
+              length,
+              rows,
+              seconds * 1e6,
+              static_cast<double>(layer_bytes) / seconds / 1e9,
+              4e-12 * seen * step.num_rows * static_cast<double>(cols) / seconds);
+  std::fflush(stdout);
+}
+
+}  // namespace
+}  // namespace headwater
+
+int main(int argc, char** argv) {
+  using namespace headwater;  // NOLINT: main
+  const auto ops = make_cuda_ops();
+  ops->reserve(131072);
+  std::printf("%s\n", std::string(ops->description()).c_str());
+  if (argc > 1 && argv[1][0] == 'a') {
+    bench_attention(*ops, 1, 8192, 512);
+    bench_attention(*ops, 8, 32768, 1);
+    return 0;
+  }
+  std::printf("| weight | M=1 | 8 | 32 | 64 | 512 | 2048 |\n|---|---|---|---|---|---|---|\n");
+  for (const QuantFormat format :
+       {QuantFormat::kF16, QuantFormat::kQ8_0, QuantFormat::kQ4_K, QuantFormat::kQ6_K})
+    bench_linear(*ops, format, 28672, 4096);
+  for (const QuantFormat format : {QuantFormat::kF16, QuantFormat::kQ8_0, QuantFormat::kQ4_K}) {
+    bench_linear(*ops, format, 4096, 4096);
+    bench_linear(*ops, format, 4096, 14336);
+  }
+  bench_attention(*ops, 1, 1024, 1);
+  bench_attention(*ops, 1, 32768, 1);
+  bench_attention(*ops, 8, 32768, 1);
+  bench_attention(*ops, 64, 1024, 1);
+  bench_attention(*ops, 1, 8192, 512);
+  bench_attention(*ops, 1, 8192, 8192);
+  bench_attention(*ops, 1, 32768, 8192);
+  return 0;
+}
