@@ -141,3 +141,25 @@ TEST_CASE("Probe: a trial changes what it should", "[calibrate][unit]") {
   mine.probe.logits(other, Rules(4, kRazor), follow);
   REQUIRE(mine.probe.logits(prompt, Rules(4, kRazor), follow) == razor);
 }
+
+TEST_CASE("Probe: a layer's window holds in the prompt and under trial", "[calibrate][unit]") {
+  const auto files = make_tiny_model();
+  files->spec.layers[0].window = 40;
+  const std::vector<int32_t> ids = random_ids(150, 5);
+  for (const Rules& rules : trials()) {
+    HarnessOptions options;
+    options.rules = rules;
+    options.faithful = true;
+    EngineHarness harness(*files, options);
+    Request request = make_request(ids, 20);
+    request.sampling.logprobs = 0;
+    const Collected::Choice expected = harness.generate(request).choices[0];
+
+    ThreadPool pool(2);
+    const auto ops = make_ref_ops(pool);
+    Model network(*files, *ops, {64, 64});
+    Probe probe(network, *ops);
+    ProbePrompt prompt = probe.read(ids, 20);
+    CHECK(probe.greedy(prompt, rules, 20, {}) == expected.tokens);
+  }
+}
