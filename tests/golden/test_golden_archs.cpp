@@ -11,7 +11,9 @@
 #include "engine/execute/executor.h"
 #include "engine/model/arch/arch_table.h"
 #include "engine/schedule/step_plan.h"
+#include "kernels/make_ops.h"
 #include "tests/golden/arch_checkpoint.h"
+#include "tests/support/skip.h"
 
 namespace headwater {
 namespace {
@@ -44,6 +46,7 @@ struct Device {
   DType kv;
 };
 constexpr Device kRef{"ref", DType::kF32}, kCpu{"cpu", DType::kF32}, kCpuHalf{"cpu", DType::kF16};
+constexpr Device kCuda{"cuda", DType::kF32}, kCudaHalf{"cuda", DType::kF16};
 
 // Logits of every position of the ids, in chunks of `chunk` rows.
 std::vector<std::vector<float>> logits_of(const LoadedModel& files,
@@ -52,7 +55,7 @@ std::vector<std::vector<float>> logits_of(const LoadedModel& files,
                                           int32_t chunk) {
   constexpr int32_t kPageTokens = 16;
   ThreadPool pool(2);
-  const auto ops = std::string_view(device.ops) == "cpu" ? make_cpu_ops(pool) : make_ref_ops(pool);
+  const auto ops = make_ops(device.ops, pool);
   const ModelSpec& spec = files.spec;
   const HeadShape& heads = spec.layers[0].heads;
   std::vector<kv::RetentionRule> rules(spec.layers.size() *
@@ -152,6 +155,28 @@ TEST_CASE("Golden: every architecture from both kinds of files", "[golden][unit]
   }
   const std::string gguf = testing::gguf_of(golden);
   if (!gguf.empty()) check_case(folder.add("m.gguf", gguf), golden, "GGUF");
+}
+
+TEST_CASE("Golden: every architecture on the GPU", "[golden][cuda]") {
+  if (const std::string obstacle = cuda_obstacle(); !obstacle.empty()) {
+    testing::skip(obstacle);
+    return;
+  }
+  const std::string name = GENERATE(from_range(case_names()));
+  CAPTURE(name);
+  const Json& golden = case_named(name);
+  const TempFolder folder;
+  testing::write_hf_folder(golden, folder, false);
+  const auto files = load_model(folder.path().string());
+  const Distance full = distance(*files, kCuda, golden);
+  const Distance half = distance(*files, kCudaHalf, golden);
+  std::printf("%-18s GPU %.1e, with K and V in f16 %.1e; logits' deviation %.1f\n",
+              name.c_str(),
+              full.largest,
+              half.largest,
+              full.deviation);
+  CHECK(full.largest <= 0.01 * full.deviation);  // products may go through TF32
+  CHECK(half.largest <= 0.02 * half.deviation);
 }
 
 TEST_CASE("Golden: every row of the table has a case", "[golden][unit]") {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/ops.h"
+#include "tests/kernels/device_memory.h"
 #include "tests/support/random.h"
 
 namespace headwater {
@@ -15,10 +16,6 @@ using testing::Random;
 using Values = std::vector<float>;
 
 constexpr int64_t kRows = 3;
-
-Matrix view(Values& values, int64_t cols, int64_t stride) {
-  return {values.data(), DType::kF32, kRows, cols, stride};
-}
 
 // Largest difference over the first cols of each row, relative to 1 + |expected|; the rest of a row
 // must be as before.
@@ -43,34 +40,37 @@ double worst(const Values& got,
 }
 
 void check_elements(Ops& ops) {
-  constexpr double kTolerance = 1e-6;
+  constexpr double kTolerance = 2e-6;
+  testing::DeviceMemory memory(ops);
   for (const int64_t cols : {6, 48, 96, 210}) {
     CAPTURE(ops.name(), cols);
+    memory.reset();
     const int64_t stride = cols + 5;
     const Values x = Random(7).values(kRows * stride, 4.0f);
     const Values y = Random(8).values(kRows * stride, 2.0f);
+    const auto view = [&](const Values& values, int64_t num_cols) {
+      return memory.rows(values, kRows, num_cols, stride);
+    };
     const auto at = [stride](const Values& values, int64_t row, int64_t col) {
       return double{values[static_cast<size_t>(row * stride + col)]};
     };
 
-    Values capped = x;
-    ops.softcap(view(capped, cols, stride), 3.0f);
-    CHECK(worst(capped, x, cols, stride, [&](int64_t row, int64_t col) {
+    const Matrix capped = view(x, cols);
+    ops.softcap(capped, 3.0f);
+    CHECK(worst(memory.get(capped), x, cols, stride, [&](int64_t row, int64_t col) {
             return 3.0 * std::tanh(at(x, row, col) / 3.0);
           }) < kTolerance);
 
-    Values added = x;
-    Values term = y;
-    ops.add_scaled(view(term, cols, stride), 0.25f, view(added, cols, stride));
-    CHECK(worst(added, x, cols, stride, [&](int64_t row, int64_t col) {
+    const Matrix added = view(x, cols);
+    ops.add_scaled(view(y, cols), 0.25f, added);
+    CHECK(worst(memory.get(added), x, cols, stride, [&](int64_t row, int64_t col) {
             return at(x, row, col) + 0.25 * at(y, row, col);
           }) < kTolerance);
 
-    Values gated = y;
-    Values gate_up = x;
     const int64_t half = cols / 2;
-    ops.gelu_mul(view(gate_up, 2 * half, stride), view(gated, half, stride));
-    CHECK(worst(gated, y, half, stride, [&](int64_t row, int64_t col) {
+    const Matrix gated = view(y, half);
+    ops.gelu_mul(view(x, 2 * half), gated);
+    CHECK(worst(memory.get(gated), y, half, stride, [&](int64_t row, int64_t col) {
             const double g = at(x, row, col);
             const double inner = std::sqrt(2 / M_PI) * (g + 0.044715 * g * g * g);
             return 0.5 * g * (1 + std::tanh(inner)) * at(x, row, half + col);
@@ -79,9 +79,9 @@ void check_elements(Ops& ops) {
     for (const int32_t heads : {1, 3}) {
       const int64_t head_dim = cols / heads;
       const Values weight = Random(9).values(head_dim, 1.0f);
-      Values normed = x;
-      ops.head_norm(view(normed, cols, stride), weight.data(), 1e-5f, heads);
-      CHECK(worst(normed, x, cols, stride, [&](int64_t row, int64_t col) {
+      const Matrix normed = view(x, cols);
+      ops.head_norm(normed, memory.put(weight), 1e-5f, heads);
+      CHECK(worst(memory.get(normed), x, cols, stride, [&](int64_t row, int64_t col) {
               double sum = 0;
               const int64_t first = col / head_dim * head_dim;
               for (int64_t d = 0; d < head_dim; ++d) sum += std::pow(at(x, row, first + d), 2);
@@ -96,6 +96,10 @@ TEST_CASE("element operations follow their formulas", "[kernels][unit]") {
   ThreadPool pool(2);
   check_elements(*make_ref_ops(pool));
   check_elements(*make_cpu_ops(pool));
+}
+
+TEST_CASE("element operations follow their formulas on the GPU", "[kernels][cuda]") {
+  if (const auto ops = testing::cuda_or_skip()) check_elements(*ops);
 }
 
 TEST_CASE("far from zero the gates and the cap saturate", "[kernels][unit]") {
