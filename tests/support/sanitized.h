@@ -1,5 +1,5 @@
-// kSanitized: whether a sanitizer watches; it slows code down ten to a hundred times, so the longest
-// tests do less under one: the same paths, fewer repetitions.
+// kSanitized: whether a sanitizer watches; it slows code down ten to a hundred times, so the
+// longest tests do less under one: the same paths, fewer repetitions.
 #pragma once
 
 namespace headwater {
