@@ -96,8 +96,10 @@ Matrix Executor::run(const StepPlan& plan) {
   ops_.replay(decodes ? key : 0, [&] { logits = model_.forward(step, plan.num_long_rows); });
   if (logits.data == nullptr) logits = model_.logits(step.num_logit_rows);
   host_logits_.resize(static_cast<size_t>(logits.rows * logits.cols));
-  ops_.download(
-      host_logits_.data(), logits.data, static_cast<int64_t>(host_logits_.size() * sizeof(float)));
+  if (!host_logits_.empty())  // chunks within a prompt have no logits
+    ops_.download(host_logits_.data(),
+                  logits.data,
+                  static_cast<int64_t>(host_logits_.size() * sizeof(float)));
   ops_.synchronize();
   return {host_logits_.data(), DType::kF32, logits.rows, logits.cols, logits.cols};
 }
