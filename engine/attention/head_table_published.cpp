@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "engine/io/json_object.h"
+#include "engine/io/mapped_file.h"
 #include "engine/io/quote.h"
 #include "kernels/base/status.h"
 
@@ -127,7 +128,7 @@ HeadTable load_duo_table(const std::string& path, const HeadTableModel& model, d
       fs::is_directory(path, error) ? (folder / "full_attention_heads.tsv").string() : path;
   HeadTable table = parse_duo_table(read_table_file(tsv), tsv, model, sparsity);
   const std::string config_path = (folder / "config.json").string();
-  if (!fs::exists(config_path, error)) return table;
+  if (!file_exists(config_path)) return table;
   try {
     const JsonObject config = JsonObject::parse(read_table_file(config_path), config_path);
     const IntRange tokens{0, kMaxTokens};

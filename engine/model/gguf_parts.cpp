@@ -2,9 +2,9 @@
 
 #include <cstdio>
 #include <filesystem>
-#include <system_error>
 #include <utility>
 
+#include "engine/io/mapped_file.h"
 #include "engine/io/quote.h"
 #include "kernels/base/status.h"
 
@@ -19,11 +19,6 @@ std::string part_suffix(int64_t idx, int64_t count) {
   std::snprintf(
       text, sizeof(text), "-%05d-of-%05d.gguf", static_cast<int>(idx + 1), static_cast<int>(count));
   return text;
-}
-
-bool exists(const std::string& path) {  // false also where it may not be looked at
-  std::error_code error;
-  return std::filesystem::exists(path, error);
 }
 
 std::string file_name(const std::string& path) {
@@ -63,7 +58,7 @@ void open_rest(GgufParts& parts,
   const auto part_path = [&](int64_t idx) { return prefix + part_suffix(idx, count); };
   std::string missing;
   for (int64_t i = 1; i < count; ++i) {
-    if (exists(part_path(i))) continue;
+    if (file_exists(part_path(i))) continue;
     missing += (missing.empty() ? "" : ", ") + quote(file_name(part_path(i)));
   }
   if (!missing.empty()) {
@@ -71,7 +66,7 @@ void open_rest(GgufParts& parts,
                  " files; not in its folder: " + missing);
   }
   for (int64_t i = 1; i < count; ++i) {
-    if (!exists(part_path(i))) continue;
+    if (!file_exists(part_path(i))) continue;
     refusals.attempt([&] {
       GgufFile file = open(part_path(i), mapped, refusals);
       check_part(file, i, count);

@@ -7,11 +7,11 @@
 #include <optional>
 #include <set>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "engine/io/json_object.h"
+#include "engine/io/mapped_file.h"
 #include "engine/io/quote.h"
 #include "engine/io/safetensors.h"
 #include "engine/model/arch/arch_table.h"
@@ -23,23 +23,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool is_there(const fs::path& path) {  // false also where it may not be looked at
-  std::error_code error;
-  return fs::exists(path, error);
-}
-
-std::string_view text_of(const MappedFile& file) {
-  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
-}
-
 JsonObject read_object(const fs::path& path) {
   const MappedFile file(path.string());
-  return JsonObject::parse(text_of(file), path.string());
+  return JsonObject::parse(file.text(), path.string());
 }
 
 // nullopt: the folder has no such file.
 std::optional<JsonObject> read_optional_object(const fs::path& path) {
-  if (!is_there(path)) return std::nullopt;
+  if (!file_exists(path)) return std::nullopt;
   return read_object(path);
 }
 
@@ -52,7 +43,7 @@ void add_sharded(const fs::path& folder,
                  Refusals& refusals) {
   const MappedFile index_file(index_path.string());
   const std::map<std::string, std::string> index =
-      parse_safetensors_index(text_of(index_file), index_path.string());
+      parse_safetensors_index(index_file.text(), index_path.string());
   std::set<std::string> shards;
   for (const auto& [tensor, shard] : index) shards.insert(shard);
   if (shards.size() > kMaxShards) {
@@ -62,7 +53,7 @@ void add_sharded(const fs::path& folder,
   std::string missing;
   std::set<std::string> unread;
   for (const std::string& shard : shards) {
-    if (is_there(folder / shard)) continue;
+    if (file_exists(folder / shard)) continue;
     missing += (missing.empty() ? "" : ", ") + quote(shard);
     unread.insert(shard);
   }
@@ -132,9 +123,9 @@ TensorSet open_hf_tensors(const std::string& folder_path,
   const fs::path index = folder / "model.safetensors.index.json";
   const fs::path single = folder / "model.safetensors";
   TensorSet tensors;
-  if (is_there(index)) {
+  if (file_exists(index)) {
     refusals.attempt([&] { add_sharded(folder, index, tensors, files, refusals); });
-  } else if (is_there(single)) {
+  } else if (file_exists(single)) {
     files.emplace_back(single.string());
     tensors.add(SafetensorsFile::parse(files.back().bytes(), single.string(), refusals));
   } else {
@@ -151,7 +142,7 @@ std::unique_ptr<LoadedModel> load_hf_model(const std::string& folder_path, Refus
   model->name = fs::canonical(folder).filename().string();
   refusals.attempt([&] {
     const fs::path config_path = folder / "config.json";
-    if (!is_there(config_path)) {
+    if (!file_exists(config_path)) {
       throw LoadError(folder_path + ": has no config.json; expected a Hugging Face model folder");
     }
     const JsonObject config = read_object(config_path);

@@ -15,22 +15,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool is_there(const fs::path& path) {  // false also where it may not be looked at
-  std::error_code error;
-  return fs::exists(path, error);
-}
-
-std::string_view text_of(const MappedFile& file) {
-  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
-}
-
 // A tokenizer.json with the tokenizer_config.json beside it, if there is one.
 Vocabulary read_tokenizer_json(const fs::path& path) {
   const MappedFile tokenizer(path.string());
   const fs::path config_path = path.parent_path() / "tokenizer_config.json";
-  if (!is_there(config_path)) return load_tokenizer_json(text_of(tokenizer), "", path.string());
+  if (!file_exists(config_path)) return load_tokenizer_json(tokenizer.text(), "", path.string());
   const MappedFile config(config_path.string());
-  return load_tokenizer_json(text_of(tokenizer), text_of(config), path.string());
+  return load_tokenizer_json(tokenizer.text(), config.text(), path.string());
 }
 
 // A text, or a list of named texts of which "default" is taken.
@@ -53,13 +44,13 @@ bool is_folder(const std::string& path) {
   return is_directory(status);
 }
 
-bool is_gguf(const MappedFile& file) { return text_of(file).starts_with("GGUF"); }
+bool is_gguf(const MappedFile& file) { return file.text().starts_with("GGUF"); }
 
 }  // namespace
 
 Vocabulary read_hf_vocabulary(const std::string& folder) {
   const fs::path path = fs::path(folder) / "tokenizer.json";
-  if (!is_there(path)) {
+  if (!file_exists(path)) {
     throw LoadError(folder + ": has no tokenizer; expected tokenizer.json");
   }
   return read_tokenizer_json(path);
@@ -70,11 +61,11 @@ std::string read_hf_chat_template(const std::string& folder) {
   const fs::path file_path = fs::path(folder) / "chat_template.jinja";
   const fs::path config_path = fs::path(folder) / "tokenizer_config.json";
   std::string text;
-  if (is_there(file_path)) {
-    text = text_of(MappedFile(file_path.string()));
-  } else if (is_there(config_path)) {
+  if (file_exists(file_path)) {
+    text = MappedFile(file_path.string()).text();
+  } else if (file_exists(config_path)) {
     const MappedFile config(config_path.string());
-    text = config_template(JsonObject::parse(text_of(config), config_path.string()));
+    text = config_template(JsonObject::parse(config.text(), config_path.string()));
   }
   if (std::ssize(text) > kMaxBytes) {
     throw LoadError(folder + ": the chat template has " + std::to_string(text.size()) +

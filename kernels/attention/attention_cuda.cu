@@ -1,3 +1,5 @@
+// Attention in fp32 for every format, selection and rule, and the merge of its segments: hence the
+// length.
 #include <algorithm>
 
 #include "kernels/attention/attention_cuda.cuh"

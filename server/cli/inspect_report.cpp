@@ -122,16 +122,13 @@ void describe_gguf(const std::string& path, Json& report, Refusals& refusals) {
 }
 
 void describe_folder(const std::string& path, Json& report, Refusals& refusals) {
-  std::error_code error;
   report["container"] = "Hugging Face folder";
-  report["has_tokenizer"] = fs::exists(fs::path(path) / "tokenizer.json", error);
+  report["has_tokenizer"] = file_exists(fs::path(path) / "tokenizer.json");
   const std::string config_path = (fs::path(path) / "config.json").string();
-  if (fs::exists(config_path, error)) {
+  if (file_exists(config_path)) {
     refusals.attempt([&] {
       const MappedFile config(config_path);
-      const std::string_view text(reinterpret_cast<const char*>(config.bytes().data()),
-                                  config.bytes().size());
-      report["metadata"] = Json::parse(parse_json(text, config_path).dump());
+      report["metadata"] = Json::parse(parse_json(config.text(), config_path).dump());
     });
   }
   std::vector<MappedFile> files;
@@ -294,7 +291,7 @@ InspectReport make_inspect_report(const std::string& path, const EngineConfig* a
   Refusals refusals = Refusals::collected(report.refused);
   std::error_code error;
   const bool is_folder = fs::is_directory(path, error);
-  if (!is_folder && !fs::exists(path, error)) {
+  if (!is_folder && !file_exists(path)) {
     refusals.attempt([&] { load_model(path); });
     return report;
   }
