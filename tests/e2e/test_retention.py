@@ -101,7 +101,7 @@ def test_what_the_server_does_not_allow(needle):
     assert server.metric('headwater:kv_bytes{state="held"}') == 0
 
 
-def test_what_one_prefill_mode_cached_serves_the_other_request(needle):
+def test_a_cached_prompt_is_answered_the_same(needle):
     server = needle(*RAZOR)
     prompt = CONTEXT + question(next(iter(NEEDLES)))
     first, _ = answer(ask(server, prompt))
