@@ -102,11 +102,14 @@ struct Distance {
   double deviation = 0;  // of the logits, the most of a position's
 };
 
-Distance distance(const LoadedModel& files, const Device& device, const Json& golden) {
+Distance distance(const LoadedModel& files,
+                  const Device& device,
+                  const Json& golden,
+                  int32_t chunk = 24) {
   const size_t every = goldens().at("every");
   Distance d;
   for (const Json& prompt : golden.at("prompts")) {
-    const auto got = logits_of(files, device, prompt.at("ids"), 24);
+    const auto got = logits_of(files, device, prompt.at("ids"), chunk);
     const std::vector<size_t> positions = prompt.at("positions");
     for (size_t i = 0; i < positions.size(); ++i) {
       const std::vector<double> expected = prompt.at("logits").at(i);
@@ -168,15 +171,19 @@ TEST_CASE("Golden: every architecture on the GPU", "[golden][cuda]") {
   const TempFolder folder;
   testing::write_hf_folder(golden, folder, false);
   const auto files = load_model(folder.path().string());
+  const Distance few = distance(*files, kCuda, golden, 4);  // so few rows: products in fp32
   const Distance full = distance(*files, kCuda, golden);
   const Distance half = distance(*files, kCudaHalf, golden);
-  std::printf("%-18s GPU %.1e, with K and V in f16 %.1e; logits' deviation %.1f\n",
+  std::printf("%-18s GPU %.1e, through TF32 %.1e, with K and V in f16 %.1e; deviation %.1f\n",
               name.c_str(),
+              few.largest,
               full.largest,
               half.largest,
               full.deviation);
-  CHECK(full.largest <= 0.01 * full.deviation);  // products may go through TF32
-  CHECK(half.largest <= 0.02 * half.deviation);
+  CHECK(few.largest <= 1e-3);
+  // RefOps with both factors of its products rounded to TF32 is up to 0.017 away (phi3-longrope).
+  CHECK(full.largest <= 0.025 * full.deviation);
+  CHECK(half.largest <= 0.025 * half.deviation);
 }
 
 TEST_CASE("Golden: every row of the table has a case", "[golden][unit]") {
