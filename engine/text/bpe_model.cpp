@@ -88,6 +88,10 @@ BpeModel::BpeModel(const Vocabulary& vocabulary, const std::vector<std::string>&
   } else {
     index_merges();
   }
+  for (int c = 0; c < 128 && !byte_level_; ++c) {
+    const char character = static_cast<char>(c);
+    byte_ids_[c] = character_id({&character, 1});
+  }
   index_whole_pieces();
 }
 
@@ -200,14 +204,17 @@ void BpeModel::index_whole_pieces() {
   }
 }
 
-BpeModel::Symbol BpeModel::first_symbol(std::string_view text) const {
-  if (byte_level_) return {byte_ids_[static_cast<uint8_t>(text[0])], 1};
-  const size_t length = utf8::next(text, 0).length;
-  const std::string_view character = text.substr(0, length);
-  const auto size = static_cast<uint32_t>(length);
-  if (const auto it = by_text_.find(character); it != by_text_.end()) return {it->second, size};
+int32_t BpeModel::character_id(std::string_view character) const {
+  if (const auto it = by_text_.find(character); it != by_text_.end()) return it->second;
   const auto it = loose_characters_.find(character);
-  return {it == loose_characters_.end() ? kUnknownSymbol : it->second, size};
+  return it == loose_characters_.end() ? kUnknownSymbol : it->second;
+}
+
+BpeModel::Symbol BpeModel::first_symbol(std::string_view text) const {
+  const auto byte = static_cast<uint8_t>(text[0]);
+  if (byte_level_ || byte < 128) return {byte_ids_[byte], 1};
+  const size_t length = utf8::next(text, 0).length;
+  return {character_id(text.substr(0, length)), static_cast<uint32_t>(length)};
 }
 
 void BpeModel::encode(std::string_view piece, std::vector<int32_t>& ids) const {

@@ -62,6 +62,7 @@ class BpeModel final : public TokenModel {
   void index_merges();
   void index_scores();
   void index_whole_pieces();
+  int32_t character_id(std::string_view character) const;
   // The stretch's first symbol.
   Symbol first_symbol(std::string_view text) const;
   void encode_stretch(std::string_view text, bool& run, std::vector<int32_t>& ids) const;
@@ -80,7 +81,8 @@ class BpeModel final : public TokenModel {
   std::unordered_map<std::string_view, int32_t> loose_characters_;
   // Pieces that are one token whether merged or looked up; keys live in bytes_ or the vocabulary.
   std::unordered_map<std::string_view, int32_t> whole_pieces_;
-  std::array<int32_t, 256> byte_ids_{};  // byte-level; below zero: the vocabulary lacks the byte
+  // Of every byte, or of the characters of one; below zero: the vocabulary lacks it.
+  std::array<int32_t, 256> byte_ids_{};
   MergeTable merges_;
 };
 

@@ -213,9 +213,13 @@ Code compile(const std::string& original, Regex::Syntax syntax, const std::strin
     pcre2_get_error_message(error, message.data(), message.size());
     throw fail("does not compile (" + std::string(reinterpret_cast<char*>(message.data())) + ")");
   }
-  // Without JIT (an unsupported machine or pattern) matching falls back to the interpreter.
   pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
   return code;
+}
+
+bool is_compiled(const pcre2_code* code) {
+  size_t bytes = 0;
+  return pcre2_pattern_info(code, PCRE2_INFO_JITSIZE, &bytes) == 0 && bytes > 0;
 }
 
 }  // namespace
@@ -232,6 +236,7 @@ Regex& Regex::operator=(Regex&&) noexcept = default;
 
 struct Regex::Matcher::Impl {
   const pcre2_code* code;
+  bool compiled;  // by JIT; an unsupported machine or pattern has the interpreter
   MatchData data;
   MatchContext context;
   JitStack stack;
@@ -240,6 +245,7 @@ struct Regex::Matcher::Impl {
 Regex::Matcher::Matcher(const Regex& regex, size_t text_bytes)
     : impl_(std::make_unique<Impl>(
           Impl{regex.impl_->code.get(),
+               is_compiled(regex.impl_->code.get()),
                MatchData(pcre2_match_data_create(1, nullptr)),
                MatchContext(pcre2_match_context_create(nullptr)),
                JitStack(pcre2_jit_stack_create(kJitStackStart, kJitStackMax, nullptr))})) {
@@ -256,17 +262,18 @@ std::optional<Regex::Range> Regex::Matcher::find(std::string_view text,
                                                  bool after_match) const {
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   const auto run = [&](size_t start) -> std::optional<Range> {
-    const auto match = [&](uint32_t options) {
-      return pcre2_match(impl_->code,
-                         subject,
-                         text.size(),
-                         start,
-                         options,
-                         impl_->data.get(),
-                         impl_->context.get());
+    // pcre2_match checks its arguments anew for every piece, which costs as much as matching one.
+    const auto match = [&](auto* how, uint32_t options) {
+      return how(impl_->code,
+                 subject,
+                 text.size(),
+                 start,
+                 options,
+                 impl_->data.get(),
+                 impl_->context.get());
     };
-    int rc = match(PCRE2_NO_UTF_CHECK);
-    if (rc == PCRE2_ERROR_JIT_STACKLIMIT) rc = match(PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT);
+    int rc = impl_->compiled ? match(pcre2_jit_match, 0) : PCRE2_ERROR_JIT_STACKLIMIT;
+    if (rc == PCRE2_ERROR_JIT_STACKLIMIT) rc = match(pcre2_match, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT);
     const PCRE2_SIZE* range = pcre2_get_ovector_pointer(impl_->data.get());
     if (rc < 0 || range[0] < start || range[1] < range[0]) return std::nullopt;
     return Range{range[0], range[1]};
