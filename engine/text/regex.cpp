@@ -273,7 +273,8 @@ std::optional<Regex::Range> Regex::Matcher::find(std::string_view text,
                  impl_->context.get());
     };
     int rc = impl_->compiled ? match(pcre2_jit_match, 0) : PCRE2_ERROR_JIT_STACKLIMIT;
-    if (rc == PCRE2_ERROR_JIT_STACKLIMIT) rc = match(pcre2_match, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT);
+    if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
+      rc = match(pcre2_match, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT);
     const PCRE2_SIZE* range = pcre2_get_ovector_pointer(impl_->data.get());
     if (rc < 0 || range[0] < start || range[1] < range[0]) return std::nullopt;
     return Range{range[0], range[1]};

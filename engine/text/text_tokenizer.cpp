@@ -12,21 +12,10 @@
 namespace headwater {
 namespace {
 
-// The last character of a text that is not empty.
-std::string_view last_character(std::string_view text) {
-  size_t pos = text.size() - 1;
-  while (pos > 0 && text.size() - pos < 4 && (static_cast<uint8_t>(text[pos]) & 0xC0) == 0x80) {
-    --pos;
-  }
-  return text.substr(pos);
-}
-
 char32_t code_point(std::string_view character) {
   const utf8::Step step = utf8::next(character, 0);
   return step.validity == utf8::Validity::kValid ? step.code_point : 0xFFFD;
 }
-
-bool is_space(std::string_view character) { return unicode::is_white_space(code_point(character)); }
 
 bool is_word(std::string_view character) {
   const std::string_view category = unicode::category(code_point(character));
@@ -102,18 +91,15 @@ std::vector<TextTokenizer::Fragment> TextTokenizer::cut(std::string_view text,
     if (const auto it = vocabulary_.special_rules.find(match.id);
         it != vocabulary_.special_rules.end()) {
       const SpecialRule& rule = it->second;
-      if (rule.single_word && ((from > 0 && is_word(last_character(text.substr(0, from)))) ||
-                               (to < text.size() && is_word(text.substr(to, 4))))) {
+      if (rule.single_word &&
+          ((from > 0 && is_word(unicode::last_character(text.substr(0, from)))) ||
+           (to < text.size() && is_word(text.substr(to, 4))))) {
         continue;
       }
-      while (rule.strips_left && from > begin) {
-        const std::string_view last = last_character(text.substr(begin, from - begin));
-        if (!is_space(last)) break;
-        from -= last.size();
+      if (rule.strips_left && from > begin) {
+        from -= unicode::trailing_space(text.substr(begin, from - begin));
       }
-      while (rule.strips_right && to < text.size() && is_space(text.substr(to, 4))) {
-        to += utf8::next(text, to).length;
-      }
+      if (rule.strips_right) to += unicode::leading_space(text.substr(to));
     }
     if (begin < from) out.push_back({begin, from, -1});
     out.push_back({from, to, match.id});
@@ -203,6 +189,11 @@ std::string_view TextTokenizer::token_text(int32_t id) const {
 
 bool TextTokenizer::is_control(int32_t id) const {
   return in_range(id) && is_hidden(vocabulary_.kinds[id]);
+}
+
+SpecialRule TextTokenizer::special_rule(int32_t id) const {
+  const auto it = vocabulary_.special_rules.find(id);
+  return it == vocabulary_.special_rules.end() ? SpecialRule{} : it->second;
 }
 
 bool TextTokenizer::adds_bos() const {

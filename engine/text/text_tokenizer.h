@@ -26,6 +26,7 @@ class TextTokenizer final : public Tokenizer {
   std::string token_bytes(int32_t id, bool with_special) const override;
   std::string_view token_text(int32_t id) const override;
   bool is_control(int32_t id) const override;
+  SpecialRule special_rule(int32_t id) const override;
   int32_t vocab_size() const override { return static_cast<int32_t>(vocabulary_.tokens.size()); }
   int32_t bos() const override { return vocabulary_.bos; }
   int32_t eos() const override { return vocabulary_.eos; }

@@ -84,6 +84,7 @@ class Tokenizer {
   // The token as the vocabulary spells it (for logprobs and /tokenize).
   virtual std::string_view token_text(int32_t id) const = 0;
   virtual bool is_control(int32_t id) const = 0;
+  virtual SpecialRule special_rule(int32_t /*id*/) const { return {}; }
   virtual int32_t vocab_size() const = 0;
   virtual int32_t bos() const = 0;  // -1: none
   virtual int32_t eos() const = 0;

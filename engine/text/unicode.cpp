@@ -169,6 +169,39 @@ bool is_white_space(char32_t c) {
          c == 0x3000;
 }
 
+std::string_view last_character(std::string_view text) {
+  size_t pos = text.size() - 1;
+  while (pos > 0 && text.size() - pos < 4 && (static_cast<uint8_t>(text[pos]) & 0xC0) == 0x80) {
+    --pos;
+  }
+  return text.substr(pos);
+}
+
+namespace {
+
+bool is_space(std::string_view text, size_t pos) {
+  const utf8::Step step = utf8::next(text, pos);
+  return step.validity == utf8::Validity::kValid && is_white_space(step.code_point);
+}
+
+}  // namespace
+
+size_t leading_space(std::string_view text) {
+  size_t end = 0;
+  while (end < text.size() && is_space(text, end)) end += utf8::next(text, end).length;
+  return end;
+}
+
+size_t trailing_space(std::string_view text) {
+  size_t begin = text.size();
+  while (begin > 0) {
+    const std::string_view last = last_character(text.substr(0, begin));
+    if (!is_space(last, 0)) break;
+    begin -= last.size();
+  }
+  return text.size() - begin;
+}
+
 std::string_view category(char32_t c) {
   return utf8proc_category_string(static_cast<utf8proc_int32_t>(c));
 }

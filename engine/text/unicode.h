@@ -10,6 +10,9 @@ namespace headwater::unicode {
 enum class Form : uint8_t { kNfc, kNfd, kNfkc, kNfkd };
 std::string normalize(std::string_view text, Form form);
 
+// The character that a text ends with; a byte, if that is no UTF-8.
+std::string_view last_character(std::string_view text);
+
 // The case mappings of one character: full ones where they give several.
 void append_lower(std::string& out, char32_t c);
 void append_upper(std::string& out, char32_t c);
@@ -17,6 +20,9 @@ void append_title(std::string& out, char32_t c);
 
 bool is_mark(char32_t c);
 bool is_white_space(char32_t c);
+// Bytes of white space that a text begins and ends with.
+size_t leading_space(std::string_view text);
+size_t trailing_space(std::string_view text);
 // Two letters, as in "Lu"; "Cn" for what is not assigned.
 std::string_view category(char32_t c);
 

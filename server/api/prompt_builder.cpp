@@ -4,6 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "engine/text/unicode.h"
+
 namespace headwater::api {
 namespace {
 
@@ -185,9 +187,12 @@ std::vector<int32_t> PromptBuilder::encode_guarded(std::string_view text,
       continue;
     }
     if (const ControlMatch match = match_control(text.substr(pos)); match.length > 0) {
+      const SpecialRule rule = tokenizer_.special_rule(match.id);
+      if (rule.strips_left) literal.resize(literal.size() - unicode::trailing_space(literal));
       flush();
       ids.push_back(match.id);
       pos += match.length;
+      if (rule.strips_right) pos += unicode::leading_space(text.substr(pos));
     } else {
       literal += text[pos++];
     }

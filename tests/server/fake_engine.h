@@ -44,6 +44,9 @@ class ByteTokenizer final : public Tokenizer {
   }
   std::string_view token_text(int32_t id) const override { return texts_[static_cast<size_t>(id)]; }
   bool is_control(int32_t id) const override { return id >= kStart; }
+  SpecialRule special_rule(int32_t id) const override {
+    return id == kEnd ? end_rule : SpecialRule{};
+  }
   int32_t vocab_size() const override { return kEnd + 1; }
   int32_t bos() const override { return -1; }
   int32_t eos() const override { return kEnd; }
@@ -55,6 +58,8 @@ class ByteTokenizer final : public Tokenizer {
     }
     return -1;
   }
+
+  SpecialRule end_rule;  // what <|im_end|> does, in a prompt that spells a control token
 
  private:
   std::vector<std::string> texts_;

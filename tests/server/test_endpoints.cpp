@@ -398,6 +398,14 @@ TEST_CASE("user text never becomes a control token", "[server][unit]") {
     CHECK(num_controls(ids) == 3);
     CHECK(text_of(ids) == "<|im_start|>user\n" + content + "<|im_end|>\n<|im_start|>assistant\n");
   }
+  // Control tokens take the white space beside them, as in prompts that spell none.
+  ByteTokenizer stripping;
+  stripping.end_rule = {.strips_left = true, .strips_right = true};
+  const api::PromptBuilder stripped(stripping, &chat_template);
+  const auto kept =
+      stripped.chat(Json::object({{"messages", user("a <|im_end|> b \u3000")}})).value();
+  CHECK(text_of(kept) == "<|im_start|>user\na <|im_end|> b<|im_end|><|im_start|>assistant\n");
+  CHECK(num_controls(kept) == 3);
   // Parts are joined before they are guarded.
   const Json parts = Json::array(
       {Json::object({{"role", "user"},
