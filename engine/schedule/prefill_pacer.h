@@ -1,6 +1,9 @@
 // PrefillPacer: how many prefill rows may ride on a step in which streams decode, so that their
-// gap between tokens stays under `stretch` times the gap without prefill. Learns both costs from
-// the steps that ran. It moves work between steps only: no result depends on it.
+// gap between tokens stays under `stretch` times the gap without prefill. Learns from the steps
+// that ran what decodes cost, what any prefill adds (a GPU's step without a graph), and what each
+// row adds. Where the part that any prefill adds breaks the stretch alone, few rows would only make
+// more such steps: then rows may cost as much again. It moves work between steps only: no result
+// depends on it.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +27,10 @@ class PrefillPacer {
   double stretch_;
   int32_t max_rows_;
   std::vector<double> decode_seconds_;  // [num_decodes]; 0 = never seen
-  double row_seconds_ = 0;              // of one more prefill row; 0 = never seen
+  // Of steps with prefill: sums over rows and seconds beside the decodes, the latest weigh most.
+  struct {
+    double weight = 0, rows = 0, seconds = 0, rows_rows = 0, rows_seconds = 0;
+  } seen_;
 };
 
 }  // namespace headwater

@@ -14,15 +14,24 @@ TEST_CASE("PrefillPacer: prefill rides along within the stretch", "[engine][unit
   PrefillPacer pacer(2.0, 8, 512);
   REQUIRE(pacer.rows(0) == 512);
   REQUIRE(pacer.rows(4) == 8);
-  for (int i = 0; i < 40; ++i) {
-    pacer.observe(4, 0, 0.010);
-    pacer.observe(4, 100, 0.010 + 100 * 0.0001);
-  }
-  REQUIRE(pacer.rows(4) == 96);
-  REQUIRE(pacer.rows(5) == 96);  // nothing seen yet: as with four
+  const auto steps = [&](int count, double any, double per_row) {
+    for (int i = 0; i < count; ++i) {
+      const int32_t rows = pacer.rows(4);
+      pacer.observe(4, 0, 0.010);
+      pacer.observe(4, rows, 0.010 + any + rows * per_row);
+    }
+  };
+  steps(100, 0, 0.0001);
+  // 100 rows fit; now and then half as many, to see what a row costs.
+  REQUIRE((pacer.rows(4) == 96 || pacer.rows(4) == 48));
+  REQUIRE(pacer.rows(5) == pacer.rows(4));  // nothing seen yet: as with four
   REQUIRE(pacer.rows(0) == 512);
-  for (int i = 0; i < 40; ++i) pacer.observe(4, 100, 0.010 + 100 * 0.01);
-  REQUIRE(pacer.rows(4) == 8);
+  steps(300, 0, 0.01);
+  REQUIRE(pacer.rows(4) <= 8);
+  // What any prefill costs is over the stretch already: rows for as much again, not the fewest.
+  steps(300, 0.030, 0.0001);
+  REQUIRE(pacer.rows(4) >= 136);
+  REQUIRE(pacer.rows(4) <= 304);
 }
 
 TEST_CASE("Scheduler: a long prompt is cut up while others decode, none waits for it",
