@@ -12,6 +12,7 @@ the two likeliest tokens were there on the device it is compared with. Fails if 
 
 import argparse
 import concurrent.futures
+import json
 import pathlib
 import sys
 import tempfile
@@ -44,7 +45,7 @@ def answers(device, prompts, args, folder):
                 "logprobs": True,
                 "top_logprobs": 2,
             }
-            reply = server.request("POST", "/v1/chat/completions", headwater.json.dumps(body).encode(),
+            reply = server.request("POST", "/v1/chat/completions", json.dumps(body).encode(),
                                    {"Content-Type": "application/json"}, timeout=3600)
             if reply.status != 200:
                 raise SystemExit(f"{device}: HTTP {reply.status}: {reply.body.decode()}")
