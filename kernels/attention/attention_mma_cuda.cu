@@ -10,8 +10,8 @@
 #include <algorithm>
 
 #include "kernels/attention/attention_mma_cuda.cuh"
-#include "kernels/attention/mma_cuda.cuh"
 #include "kernels/base/launch_cuda.cuh"
+#include "kernels/base/mma_cuda.cuh"
 
 namespace headwater::cuda {
 namespace {

@@ -23,6 +23,38 @@ __device__ inline void start_next() {
 #endif
 }
 
+// cluster: blocks that run at once and read each other's shared memory (sm_90 and later); 1 each
+// way: none.
+template <typename... Parameters, typename... Arguments>
+void launch_clusters(const Stream& stream,
+                     void (*kernel)(Parameters...),
+                     dim3 grid,
+                     dim3 cluster,
+                     int threads,
+                     size_t shared_bytes,
+                     Arguments&&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream.get();
+  cudaLaunchAttribute attributes[2]{};
+  if (stream.overlaps()) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster.x * cluster.y * cluster.z > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = cluster.x;
+    attribute.val.clusterDim.y = cluster.y;
+    attribute.val.clusterDim.z = cluster.z;
+  }
+  config.attrs = attributes;
+  HW_CUDA(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+}
+
 template <typename... Parameters, typename... Arguments>
 void launch(const Stream& stream,
             void (*kernel)(Parameters...),
@@ -30,17 +62,8 @@ void launch(const Stream& stream,
             int threads,
             size_t shared_bytes,
             Arguments&&... arguments) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream.get();
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = stream.overlaps() ? 1 : 0;
-  HW_CUDA(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+  launch_clusters(
+      stream, kernel, grid, dim3(1), threads, shared_bytes, static_cast<Arguments&&>(arguments)...);
 }
 
 }  // namespace headwater::cuda

@@ -65,10 +65,6 @@ __device__ inline uint4 fetch(const uint8_t* p) {
       : "l"(p));
   return v;
 }
-__device__ inline float2 half_pair(uint32_t bits) {
-  return __half22float2(*reinterpret_cast<const __half2*>(&bits));
-}
-
 template <QuantFormat kFormat>
 struct Dot;
 
@@ -114,34 +110,39 @@ struct Dot<QuantFormat::kF16> : ScalarDot<QuantFormat::kF16> {};
 template <>
 struct Dot<QuantFormat::kBF16> : ScalarDot<QuantFormat::kBF16> {};
 
-// Formats without a product of their own: decoded, on f32 activations.
+// Formats without a product of their own: a chunk is a run.
 template <QuantFormat kFormat>
-struct DecodedDot {
-  static constexpr bool kInteger = false;
-  static constexpr int kElements = kUnit;
-  float w[kUnit];
-  __device__ void load(const WeightRow<kFormat>& row, int32_t chunk) {
-    decode_unit<kFormat>(row, chunk, w);
-  }
-  __device__ float dot(const float* x, int32_t chunk, float sum) const {
-    for (int i = 0; i < kUnit; ++i) sum = fmaf(w[i], x[chunk * kUnit + i], sum);
+struct RunDot {
+  static constexpr bool kInteger = true;
+  static constexpr int kElements = kRunElements;
+  using R = Run<kFormat>;
+  R w;
+  __device__ void load(const WeightRow<kFormat>& row, int32_t chunk) { w = R::of(row, chunk); }
+  __device__ float dot(const QuantisedRow& x, int32_t chunk, float sum) const {
+    for (int h = 0; h < 2; ++h) {
+      const int32_t i = 2 * chunk + h;
+      float product = dot16(w.q[h], x, i);
+      if constexpr (R::kBias != 0) product = fmaf(-R::kBias, x.sum(i), product);
+      sum = fmaf(w.scale[h], product, sum);
+      if constexpr (R::kHasOffset) sum = fmaf(w.offset[h], x.sum(i), sum);
+    }
     return sum;
   }
 };
 template <>
-struct Dot<QuantFormat::kQ5_0> : DecodedDot<QuantFormat::kQ5_0> {};
+struct Dot<QuantFormat::kQ5_0> : RunDot<QuantFormat::kQ5_0> {};
 template <>
-struct Dot<QuantFormat::kQ5_1> : DecodedDot<QuantFormat::kQ5_1> {};
+struct Dot<QuantFormat::kQ5_1> : RunDot<QuantFormat::kQ5_1> {};
 template <>
-struct Dot<QuantFormat::kQ2_K> : DecodedDot<QuantFormat::kQ2_K> {};
+struct Dot<QuantFormat::kQ2_K> : RunDot<QuantFormat::kQ2_K> {};
 template <>
-struct Dot<QuantFormat::kQ3_K> : DecodedDot<QuantFormat::kQ3_K> {};
+struct Dot<QuantFormat::kQ3_K> : RunDot<QuantFormat::kQ3_K> {};
 template <>
-struct Dot<QuantFormat::kQ5_K> : DecodedDot<QuantFormat::kQ5_K> {};
+struct Dot<QuantFormat::kQ5_K> : RunDot<QuantFormat::kQ5_K> {};
 template <>
-struct Dot<QuantFormat::kIQ4_NL> : DecodedDot<QuantFormat::kIQ4_NL> {};
+struct Dot<QuantFormat::kIQ4_NL> : RunDot<QuantFormat::kIQ4_NL> {};
 template <>
-struct Dot<QuantFormat::kIQ4_XS> : DecodedDot<QuantFormat::kIQ4_XS> {};
+struct Dot<QuantFormat::kIQ4_XS> : RunDot<QuantFormat::kIQ4_XS> {};
 
 template <>
 struct Dot<QuantFormat::kQ8_0> {

@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kThreads, kRows == 1 ? 2 : 1) few_rows_kernel(
 #pragma unroll
     for (int r = 0; r < kWarpRows; ++r) {  // a row too many is computed, not written
       const WeightRow<kFormat> row{a.w + min(pair * kWarpRows + r, a.w_rows - 1) * a.w_row_bytes,
-                                   a.cols / Decoder<kFormat>::kElements};
+                                   a.cols / planes_of(kFormat).elements};
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) to[i][r].load(row, min(first + 32 * i, chunks - 1));
     }
@@ -165,7 +165,7 @@ constexpr bool integer() {
 bool can_run_few_rows(const CudaWeight::Part& part, Matrix x) {
   // Tensor cores are faster on 16-bit weights from there on.
   const int64_t most = part.format == QuantFormat::kF16 ? kPassRows / 2 : kPassRows;
-  return x.rows <= most && part.cols % kUnit == 0 && x.stride % 4 == 0 &&
+  return x.rows <= most && part.cols % 8 == 0 && x.stride % 4 == 0 &&
          reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
 }
 

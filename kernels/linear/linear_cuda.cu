@@ -6,12 +6,14 @@
 #include "kernels/base/status.h"
 #include "kernels/linear/few_rows_cuda.cuh"
 #include "kernels/linear/linear_cuda.cuh"
+#include "kernels/linear/mma_rows_cuda.cuh"
 #include "kernels/quant/decode_cuda.cuh"
 
 namespace headwater::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kDecodeThreads = 128;
 constexpr int64_t kStagedBytes = int64_t{64} << 20;  // of a file's weight, before it is laid out
 // Of scratch for activations and for decoded weights, each; less on a small device.
 constexpr int64_t kScratchBytes = int64_t{256} << 20;
@@ -32,7 +34,7 @@ __global__ void lay_out_kernel(const uint8_t* file,
     const Segment s = planes.segments[p];
     if (byte < s.offset || byte >= s.offset + s.bytes) continue;
     *reinterpret_cast<uint16_t*>(to + row * row_bytes + plane_offset(planes, p, blocks) +
-                                 block * s.bytes + (byte - s.offset)) =
+                                 block * s.stride() + (byte - s.offset)) =
         *reinterpret_cast<const uint16_t*>(file + row * blocks * block_bytes + i);
   }
 }
@@ -44,37 +46,60 @@ __device__ inline __half to_half(float value) {
 }
 __device__ inline void put(__half* to, int64_t i, float value) { to[i] = to_half(value); }
 
-// Row blockIdx.x of out = row (ids ? ids[blockIdx.x] : blockIdx.x) of w, times scale.
+// Row blockIdx.x of out = row (ids ? ids[blockIdx.x] : blockIdx.x) of w, times scale. A lane
+// decodes a run; what is as narrow as f16 then changes lanes, so that a warp stores 512 bytes at a
+// time.
 template <QuantFormat kFormat, typename T>
-__global__ void decode_rows_kernel(const uint8_t* w,
-                                   int64_t w_row_bytes,
-                                   int64_t cols,
-                                   const int32_t* ids,
-                                   float scale,
-                                   T* out,
-                                   int64_t out_stride) {
-  using D = Decoder<kFormat>;
+__global__ void __launch_bounds__(kDecodeThreads) decode_rows_kernel(const uint8_t* w,
+                                                                     int64_t w_row_bytes,
+                                                                     int64_t cols,
+                                                                     const int32_t* ids,
+                                                                     float scale,
+                                                                     T* out,
+                                                                     int64_t out_stride) {
   wait_for_previous();
   const int64_t source = ids != nullptr ? ids[blockIdx.x] : static_cast<int64_t>(blockIdx.x);
   const uint8_t* row = w + source * w_row_bytes;
   T* to = out + blockIdx.x * out_stride;
-  if constexpr (D::kElements == 1) {
+  if constexpr (planes_of(kFormat).elements == 1) {
     constexpr int kBytes = planes_of(kFormat).segments[0].bytes;
-    for (int64_t c = threadIdx.x; c < cols; c += kThreads)
-      put(to, c, D::one(row + c * kBytes) * scale);
+    for (int64_t c = threadIdx.x; c < cols; c += kDecodeThreads)
+      put(to, c, scalar_at<kFormat>(row + c * kBytes) * scale);
   } else {
-    const WeightRow<kFormat> blocks{row, cols / D::kElements};
-    for (int64_t unit = threadIdx.x; unit < cols / kUnit; unit += kThreads) {
-      float values[kUnit];
-      decode_unit<kFormat>(blocks, unit, values);
+    constexpr int kPieces = kRunElements * 2 / 16;  // of a run in f16
+    __shared__ uint4 pieces[sizeof(T) == 2 ? kDecodeThreads * kPieces : 1];
+    uint4* of_warp = pieces + threadIdx.x / 32 * 32 * kPieces;
+    const auto place = [](int run, int piece) { return run * kPieces + (piece ^ (run / 2 % 4)); };
+    const int lane = threadIdx.x % 32;
+    const int64_t runs = cols / kRunElements;
+    const WeightRow<kFormat> blocks{row, cols / planes_of(kFormat).elements};
+    for (int64_t first = threadIdx.x - lane; first < runs; first += kDecodeThreads) {
+      if (first + lane < runs) {
+        const auto run = Run<kFormat>::of(blocks, first + lane);
+#pragma unroll
+        for (int piece = 0; piece < kPieces; ++piece) {
+          const float4 a = floats_of(run, 2 * piece), b = floats_of(run, 2 * piece + 1);
+          const float values[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+          if constexpr (sizeof(T) == 2) {
+            __half2 pairs[4];
+            for (int i = 0; i < 4; ++i)
+              pairs[i] = __halves2half2(to_half(values[2 * i] * scale),
+                                        to_half(values[2 * i + 1] * scale));
+            of_warp[place(lane, piece)] = *reinterpret_cast<const uint4*>(pairs);
+          } else {
+            for (int i = 0; i < 8; ++i)
+              put(to, (first + lane) * kRunElements + 8 * piece + i, values[i] * scale);
+          }
+        }
+      }
       if constexpr (sizeof(T) == 2) {
-        __half2 pairs[kUnit / 2];
-        for (int e = 0; e < kUnit / 2; ++e)
-          pairs[e] =
-              __halves2half2(to_half(values[2 * e] * scale), to_half(values[2 * e + 1] * scale));
-        *reinterpret_cast<uint4*>(to + unit * kUnit) = *reinterpret_cast<const uint4*>(pairs);
-      } else {
-        for (int e = 0; e < kUnit; ++e) put(to, unit * kUnit + e, values[e] * scale);
+        __syncwarp();
+        auto* pieces_of_row = reinterpret_cast<uint4*>(to) + first * kPieces;
+#pragma unroll
+        for (int i = lane; i < 32 * kPieces; i += 32)
+          if (first + i / kPieces < runs)
+            pieces_of_row[i] = of_warp[place(i / kPieces, i % kPieces)];
+        __syncwarp();
       }
     }
   }
@@ -97,6 +122,20 @@ __global__ void narrow_kernel(const float* x, int64_t x_stride, int64_t cols, __
   for (int i = 0; i < 4 && c + i < cols; ++i) to[i] = to_half(from[i]);
 }
 
+// Rows of x as f16, one behind another.
+void narrow(Matrix x, __half* out, const Stream& stream) {
+  launch(stream,
+         narrow_kernel,
+         dim3(static_cast<unsigned>((x.cols / 4 + kThreads) / kThreads),
+              static_cast<unsigned>(x.rows)),
+         kThreads,
+         0,
+         x.f32_row(0),
+         x.stride,
+         x.cols,
+         out);
+}
+
 template <typename T>
 void decode_rows(const CudaWeight::Part& part,
                  int64_t first_row,
@@ -111,7 +150,7 @@ void decode_rows(const CudaWeight::Part& part,
     launch(stream,
            decode_rows_kernel<decltype(format)::value, T>,
            dim3(static_cast<unsigned>(num_rows)),
-           kThreads,
+           kDecodeThreads,
            0,
            part.data + first_row * part.row_bytes,
            part.row_bytes,
@@ -198,16 +237,10 @@ void many_rows(const CudaWeight::Part& part,
   auto* x16 = scratch.x.as<__half>();
   for (int64_t m = 0; m < x.rows; m += m_tile) {
     const int64_t rows = std::min(m_tile, x.rows - m);
-    launch(stream,
-           narrow_kernel,
-           dim3(static_cast<unsigned>((part.cols / 4 + kThreads) / kThreads),
-                static_cast<unsigned>(rows)),
-           kThreads,
-           0,
-           x.f32_row(m),
-           x.stride,
-           part.cols,
-           x16);
+    Matrix tile = x;
+    tile.data = x.f32_row(m);
+    tile.rows = rows;
+    narrow(tile, x16, stream);
     for (int64_t n = 0; n < part.rows; n += n_tile) {
       const int64_t columns = std::min(n_tile, part.rows - n);
       const auto* w16 = reinterpret_cast<const __half*>(part.data);
@@ -274,15 +307,20 @@ void linear(const CudaWeight& weight,
             const Cublas& cublas,
             const Stream& stream) {
   if (x.rows == 0) return;
-  bool quantised = false;
+  bool quantised = false, narrowed = false;  // what the scratch holds of x
+  auto* x16 = scratch.x.as<__half>();
   for (const CudaWeight::Part& part : weight.parts) {
     const Matrix columns = out.columns(part.first_col, part.rows);
     if (can_run_few_rows(part, x)) {
       few_rows(part, x, columns, add, quantised, scratch.x.as<uint8_t>(), num_processors, stream);
       quantised = quantised || (x.rows > 1 && multiplies_integers(part.format));
+    } else if (can_run_mma_rows(part, x.rows)) {
+      if (!narrowed) narrow(x, x16, stream);
+      narrowed = true;
+      mma_rows(part, x16, columns, add, num_processors, stream);
     } else {
       many_rows(part, x, columns, add, scratch, cublas, stream);
-      quantised = false;
+      quantised = narrowed = false;
     }
   }
 }

@@ -36,7 +36,8 @@ std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
 
 // Up to 8 rows (4 of F16): on the blocks, scalar formats in fp32, others with activations of 15
 // bits (dots_cuda.cuh). More: the weight and the activations as f16, 11 significant bits, on the
-// tensor cores, summed in fp32; F32 weights likewise in TF32.
+// tensor cores, summed in fp32; up to 64 rows block formats are decoded on the way there
+// (mma_rows_cuda.cuh). F32 weights likewise in TF32.
 void linear(const CudaWeight& weight,
             Matrix x,
             Matrix out,

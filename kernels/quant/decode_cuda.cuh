@@ -1,6 +1,6 @@
 // Weight formats on the GPU (layout_cuda.cuh: how they lie there; quant_format.cpp: what the bytes
-// mean): eight consecutive elements of a row at a time, to the same bits as QuantTraits::decode. A
-// new format is a row of planes_of, a Decoder and a line in with_format.
+// mean). A block format is a row of planes_of, a Run and a line in with_format: embedding, products
+// of few rows and products on tensor cores follow from these.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -12,14 +12,17 @@
 
 namespace headwater::cuda {
 
-constexpr int kUnit = 8;  // elements of one decode
+constexpr int kRunElements = 32;
 
 __device__ inline float f16_at(const uint8_t* p) {
   return __half2float(__ushort_as_half(*reinterpret_cast<const uint16_t*>(p)));
 }
-__device__ inline float bf16_bits(uint32_t bits) { return __uint_as_float(bits << 16); }
+__device__ inline float2 half_pair(uint32_t bits) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&bits));
+}
+__device__ inline uint4 words_at(const uint8_t* p) { return *reinterpret_cast<const uint4*>(p); }
 
-// A row of a weight in device memory.
+// A row of a weight, in device memory or a copy of some of its blocks in shared memory.
 template <QuantFormat kFormat>
 struct WeightRow {
   const uint8_t* base;
@@ -29,244 +32,316 @@ struct WeightRow {
   template <int kPlane = 0>
   __device__ const uint8_t* at(int64_t block) const {
     constexpr Planes kPlanes = planes_of(kFormat);
-    return base + plane_offset(kPlanes, kPlane, blocks) + block * kPlanes.segments[kPlane].bytes;
+    return base + plane_offset(kPlanes, kPlane, blocks) + block * kPlanes.segments[kPlane].stride();
   }
 };
 
-// Block formats: kElements a block; decode(row, block, sub, out): elements 8 * sub ... of the
-// block. Scalar formats (kElements == 1) also decode one element, at any column.
+// Scalar formats: one element.
 template <QuantFormat kFormat>
-struct Decoder;
+__device__ inline float scalar_at(const uint8_t* p) {
+  if constexpr (kFormat == QuantFormat::kF32) return *reinterpret_cast<const float*>(p);
+  if constexpr (kFormat == QuantFormat::kF16) return f16_at(p);
+  return __uint_as_float(uint32_t{*reinterpret_cast<const uint16_t*>(p)} << 16);
+}
 
-template <>
-struct Decoder<QuantFormat::kF32> {
-  static constexpr int kElements = 1;
-  using Row = WeightRow<QuantFormat::kF32>;
-  __device__ static float one(const uint8_t* p) { return *reinterpret_cast<const float*>(p); }
-  __device__ static void decode(const Row& row, int64_t first, int, float (&out)[kUnit]) {
-    const float4 a = reinterpret_cast<const float4*>(row.at(first))[0];
-    const float4 b = reinterpret_cast<const float4*>(row.at(first))[1];
-    out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
-    out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
-  }
-};
+// Block formats: 32 consecutive elements of a row, of which element i is
+// scale[i / 16] * (byte i of q - bias) + offset[i / 16], rounded as QuantTraits::decode does.
+// kSigned: the bytes are; others are below 64.
+template <int kTheBias, bool kBytesAreSigned, bool kOffset>
+struct RunOf {
+  static constexpr int kBias = kTheBias;
+  static constexpr bool kSigned = kBytesAreSigned;
+  static constexpr bool kHasOffset = kOffset;
+  uint4 q[2];
+  float scale[2], offset[2];
 
-template <>
-struct Decoder<QuantFormat::kF16> {
-  static constexpr int kElements = 1;
-  using Row = WeightRow<QuantFormat::kF16>;
-  __device__ static float one(const uint8_t* p) { return f16_at(p); }
-  __device__ static void decode(const Row& row, int64_t first, int, float (&out)[kUnit]) {
-    const uint4 words = *reinterpret_cast<const uint4*>(row.at(first));
-    const uint32_t w[4] = {words.x, words.y, words.z, words.w};
-    for (int i = 0; i < 4; ++i) {
-      out[2 * i] = __half2float(__ushort_as_half(static_cast<uint16_t>(w[i])));
-      out[2 * i + 1] = __half2float(__ushort_as_half(static_cast<uint16_t>(w[i] >> 16)));
-    }
-  }
+  __device__ void set_scale(float value) { scale[0] = scale[1] = value; }
+  __device__ void set_offset(float value) { offset[0] = offset[1] = value; }
 };
+template <QuantFormat kFormat>
+struct Run;  // of(row, run): elements 32 * run ... of the row
 
-template <>
-struct Decoder<QuantFormat::kBF16> {
-  static constexpr int kElements = 1;
-  using Row = WeightRow<QuantFormat::kBF16>;
-  __device__ static float one(const uint8_t* p) {
-    return bf16_bits(*reinterpret_cast<const uint16_t*>(p));
-  }
-  __device__ static void decode(const Row& row, int64_t first, int, float (&out)[kUnit]) {
-    const uint4 words = *reinterpret_cast<const uint4*>(row.at(first));
-    const uint32_t w[4] = {words.x, words.y, words.z, words.w};
-    for (int i = 0; i < 4; ++i) {
-      out[2 * i] = bf16_bits(w[i] & 0xFFFFu);
-      out[2 * i + 1] = bf16_bits(w[i] >> 16);
-    }
-  }
-};
-
-template <>
-struct Decoder<QuantFormat::kQ8_0> {
-  static constexpr int kElements = 32;
-  using Row = WeightRow<QuantFormat::kQ8_0>;
-  __device__ static void decode(const Row& row, int64_t block, int sub, float (&out)[kUnit]) {
-    const float d = f16_at(row.at<1>(block));
-    const uint2 bytes = reinterpret_cast<const uint2*>(row.at<0>(block))[sub];
-    for (int i = 0; i < kUnit; ++i) {
-      const uint32_t word = i < 4 ? bytes.x : bytes.y;
-      out[i] = static_cast<float>(static_cast<int8_t>(word >> (8 * (i % 4)))) * d;
-    }
-  }
-};
+__device__ inline uint4 masked(uint4 w, int shift, uint32_t mask) {
+  return {w.x >> shift & mask, w.y >> shift & mask, w.z >> shift & mask, w.w >> shift & mask};
+}
+__device__ inline uint4 either(uint4 a, uint4 b) {
+  return {a.x | b.x, a.y | b.y, a.z | b.z, a.w | b.w};
+}
+__device__ inline uint4 shifted_left(uint4 w, int shift) {
+  return {w.x << shift, w.y << shift, w.z << shift, w.w << shift};
+}
+constexpr uint32_t kNibbles = 0x0F0F0F0F, kPairs = 0x03030303, kBits = 0x01010101;
 
 // 32 nibbles in 16 bytes: elements 0..15 are the low ones, 16..31 the high ones.
-__device__ inline void nibbles(const uint8_t* bytes, int sub, float (&out)[kUnit]) {
-  const uint2 words = reinterpret_cast<const uint2*>(bytes)[sub % 2];
-  for (int i = 0; i < kUnit; ++i) {
-    const uint32_t word = i < 4 ? words.x : words.y;
-    out[i] = static_cast<float>(word >> (8 * (i % 4) + (sub < 2 ? 0 : 4)) & 15);
-  }
+__device__ inline void split_nibbles(uint4 w, uint4 (&q)[2]) {
+  q[0] = masked(w, 0, kNibbles);
+  q[1] = masked(w, 4, kNibbles);
+}
+// Bits 0..15 as the fifth bits of sixteen bytes.
+__device__ inline uint4 fifth_bits(uint32_t bits) {
+  const auto spread = [](uint32_t four) { return (four & 15) * 0x00204081u << 4 & kBits << 4; };
+  return {spread(bits), spread(bits >> 4), spread(bits >> 8), spread(bits >> 12)};
 }
 
 template <>
-struct Decoder<QuantFormat::kQ4_0> {
-  static constexpr int kElements = 32;
-  using Row = WeightRow<QuantFormat::kQ4_0>;
-  __device__ static void decode(const Row& row, int64_t block, int sub, float (&out)[kUnit]) {
-    const float d = f16_at(row.at<1>(block));
-    nibbles(row.at<0>(block), sub, out);
-    for (float& value : out) value = (value - 8.0f) * d;
+struct Run<QuantFormat::kQ8_0> : RunOf<0, true, false> {
+  __device__ static Run of(const WeightRow<QuantFormat::kQ8_0>& row, int64_t run) {
+    Run r;
+    r.q[0] = words_at(row.at<0>(run));
+    r.q[1] = words_at(row.at<0>(run) + 16);
+    r.set_scale(f16_at(row.at<1>(run)));
+    return r;
   }
 };
 
 template <>
-struct Decoder<QuantFormat::kQ4_1> {
-  static constexpr int kElements = 32;
-  using Row = WeightRow<QuantFormat::kQ4_1>;
-  __device__ static void decode(const Row& row, int64_t block, int sub, float (&out)[kUnit]) {
-    const float d = f16_at(row.at<1>(block));
-    const float m = f16_at(row.at<1>(block) + 2);
-    nibbles(row.at<0>(block), sub, out);
-    for (float& value : out) value = __fadd_rn(__fmul_rn(value, d), m);
+struct Run<QuantFormat::kQ4_0> : RunOf<8, false, false> {
+  __device__ static Run of(const WeightRow<QuantFormat::kQ4_0>& row, int64_t run) {
+    Run r;
+    split_nibbles(words_at(row.at<0>(run)), r.q);
+    r.set_scale(f16_at(row.at<1>(run)));
+    return r;
   }
 };
 
-// Scale and minimum, six bits each, of sub-block j of eight; s: the twelve bytes that hold them.
-__device__ inline void scale_and_minimum(const uint8_t* s, int j, int& scale, int& minimum) {
-  scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
-  minimum = j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | (s[j] >> 6) << 4;
+template <>
+struct Run<QuantFormat::kQ4_1> : RunOf<0, false, true> {
+  __device__ static Run of(const WeightRow<QuantFormat::kQ4_1>& row, int64_t run) {
+    Run r;
+    split_nibbles(words_at(row.at<0>(run)), r.q);
+    const float2 factors = half_pair(*reinterpret_cast<const uint32_t*>(row.at<1>(run)));
+    r.set_scale(factors.x);
+    r.set_offset(factors.y);
+    return r;
+  }
+};
+
+template <>
+struct Run<QuantFormat::kQ5_0> : RunOf<16, false, false> {
+  __device__ static Run of(const WeightRow<QuantFormat::kQ5_0>& row, int64_t run) {
+    Run r;
+    split_nibbles(words_at(row.at<0>(run)), r.q);
+    const uint32_t high = *reinterpret_cast<const uint32_t*>(row.at<1>(run));
+    r.q[0] = either(r.q[0], fifth_bits(high));
+    r.q[1] = either(r.q[1], fifth_bits(high >> 16));
+    r.set_scale(f16_at(row.at<2>(run)));
+    return r;
+  }
+};
+
+template <>
+struct Run<QuantFormat::kQ5_1> : RunOf<0, false, true> {
+  __device__ static Run of(const WeightRow<QuantFormat::kQ5_1>& row, int64_t run) {
+    Run r;
+    split_nibbles(words_at(row.at<0>(run)), r.q);
+    const uint2 header = *reinterpret_cast<const uint2*>(row.at<1>(run));
+    r.q[0] = either(r.q[0], fifth_bits(header.y));
+    r.q[1] = either(r.q[1], fifth_bits(header.y >> 16));
+    const float2 factors = half_pair(header.x);
+    r.set_scale(factors.x);
+    r.set_offset(factors.y);
+    return r;
+  }
+};
+
+// Four bytes of kNl4Values by the four nibbles in the lower half of `index`.
+__device__ inline uint32_t nl4_bytes(uint32_t index) {
+  constexpr auto word = [](int i) {
+    uint32_t bytes = 0;
+    for (int b = 0; b < 4; ++b)
+      bytes |= static_cast<uint32_t>(static_cast<uint8_t>(kNl4Values[4 * i + b])) << (8 * b);
+    return bytes;
+  };
+  constexpr uint32_t kWord0 = word(0), kWord1 = word(1), kWord2 = word(2), kWord3 = word(3);
+  const uint32_t low = __byte_perm(kWord0, kWord1, index & 0x7777);
+  const uint32_t high = __byte_perm(kWord2, kWord3, index & 0x7777);
+  return __byte_perm(low, high, 0x3210 | (index & 0x8888) >> 1);
+}
+__device__ inline void split_nl4(uint4 w, uint4 (&q)[2]) {
+  const auto split = [](uint32_t nibbles, uint32_t& low, uint32_t& high) {
+    const uint32_t first = nl4_bytes(nibbles), second = nl4_bytes(nibbles >> 16);
+    low = __byte_perm(first, second, 0x6420);
+    high = __byte_perm(first, second, 0x7531);
+  };
+  split(w.x, q[0].x, q[1].x);
+  split(w.y, q[0].y, q[1].y);
+  split(w.z, q[0].z, q[1].z);
+  split(w.w, q[0].w, q[1].w);
 }
 
 template <>
-struct Decoder<QuantFormat::kQ4_K> {
-  static constexpr int kElements = 256;
-  using Row = WeightRow<QuantFormat::kQ4_K>;
-  __device__ static void decode(const Row& row, int64_t block, int sub, float (&out)[kUnit]) {
-    const uint8_t* p = row.at<0>(block);
-    const int j = sub / 4;  // of eight sub-blocks of 32
-    int scale, minimum;
-    scale_and_minimum(p + 4, j, scale, minimum);
-    const float step = f16_at(p) * static_cast<float>(scale);
-    const float offset = f16_at(p + 2) * static_cast<float>(minimum);
-    const uint2 words = *reinterpret_cast<const uint2*>(p + 16 + 32 * (j / 2) + kUnit * (sub % 4));
-    for (int i = 0; i < kUnit; ++i) {
-      const uint32_t word = i < 4 ? words.x : words.y;
-      const uint32_t q = word >> (8 * (i % 4) + (j % 2 == 0 ? 0 : 4)) & 15;
-      out[i] = __fsub_rn(__fmul_rn(step, static_cast<float>(q)), offset);
+struct Run<QuantFormat::kIQ4_NL> : RunOf<0, true, false> {
+  __device__ static Run of(const WeightRow<QuantFormat::kIQ4_NL>& row, int64_t run) {
+    Run r;
+    split_nl4(words_at(row.at<0>(run)), r.q);
+    r.set_scale(f16_at(row.at<1>(run)));
+    return r;
+  }
+};
+
+// Below, a block is eight runs: run j of it.
+
+template <>
+struct Run<QuantFormat::kIQ4_XS> : RunOf<0, true, false> {
+  __device__ static Run of(const WeightRow<QuantFormat::kIQ4_XS>& row, int64_t run) {
+    Run r;
+    const int64_t block = run / 8;
+    const int j = static_cast<int>(run % 8);
+    split_nl4(words_at(row.at<0>(block) + 16 * j), r.q);
+    const uint2 header = *reinterpret_cast<const uint2*>(row.at<1>(block));
+    const uint32_t scale = (header.y >> (4 * j) & 15) | (header.x >> (16 + 2 * j) & 3) << 4;
+    r.set_scale(half_pair(header.x).x * static_cast<float>(static_cast<int>(scale) - 32));
+    return r;
+  }
+};
+
+// Four runs share the bits of 32 bytes, two bits each; two scales and minima a run.
+template <>
+struct Run<QuantFormat::kQ2_K> : RunOf<0, false, true> {
+  __device__ static Run of(const WeightRow<QuantFormat::kQ2_K>& row, int64_t run) {
+    Run r;
+    const int64_t block = run / 8;
+    const int j = static_cast<int>(run % 8);
+    const uint8_t* bits = row.at<0>(block) + 32 * (j / 4);
+    const float2 factors = half_pair(*reinterpret_cast<const uint32_t*>(row.at<2>(block)));
+    for (int h = 0; h < 2; ++h) {
+      r.q[h] = masked(words_at(bits + 16 * h), 2 * (j % 4), kPairs);
+      const uint8_t s = row.at<1>(block)[2 * j + h];
+      r.scale[h] = factors.x * static_cast<float>(s & 15);
+      r.offset[h] = -factors.y * static_cast<float>(s >> 4);
     }
+    return r;
   }
 };
 
 template <>
-struct Decoder<QuantFormat::kQ6_K> {
-  static constexpr int kElements = 256;
-  using Row = WeightRow<QuantFormat::kQ6_K>;
-  __device__ static void decode(const Row& row, int64_t block, int sub, float (&out)[kUnit]) {
-    const int half = sub / 16;
-    const int run = sub % 16 / 4;
-    const int i0 = kUnit * (sub % 4);
-    const uint2 low =
-        *reinterpret_cast<const uint2*>(row.at<0>(block) + 64 * half + 32 * (run % 2) + i0);
-    const uint2 high = *reinterpret_cast<const uint2*>(row.at<1>(block) + 32 * half + i0);
-    const float scale = f16_at(row.at<3>(block)) *
-                        static_cast<float>(static_cast<int8_t>(row.at<2>(block)[sub / 2]));
-    for (int i = 0; i < kUnit; ++i) {
-      const uint32_t l = (i < 4 ? low.x : low.y) >> (8 * (i % 4) + (run < 2 ? 0 : 4)) & 15;
-      const uint32_t h = (i < 4 ? high.x : high.y) >> (8 * (i % 4) + 2 * run) & 3;
-      out[i] = scale * static_cast<float>(static_cast<int>(l | h << 4) - 32);
+struct Run<QuantFormat::kQ3_K> : RunOf<4, false, false> {
+  __device__ static Run of(const WeightRow<QuantFormat::kQ3_K>& row, int64_t run) {
+    Run r;
+    const int64_t block = run / 8;
+    const int j = static_cast<int>(run % 8);
+    const uint8_t* bits = row.at<0>(block) + 32 * (j / 4);
+    const uint8_t* s = row.at<2>(block);
+    const float d = f16_at(row.at<3>(block));
+    for (int h = 0; h < 2; ++h) {
+      const uint4 third = masked(words_at(row.at<1>(block) + 16 * h), j, kBits);
+      r.q[h] = either(masked(words_at(bits + 16 * h), 2 * (j % 4), kPairs), shifted_left(third, 2));
+      const int i = 2 * j + h;  // of sixteen scales
+      const int low = s[i % 8] >> (4 * (i / 8)) & 15;
+      const int high = s[8 + i % 4] >> (2 * (i / 4)) & 3;
+      r.scale[h] = d * static_cast<float>((low | high << 4) - 32);
     }
+    return r;
   }
 };
 
-// Formats read byte by byte, block after block as in the file: kFormat's element(block, e).
-template <QuantFormat kFormat, int kBlockElements, float (*element)(const uint8_t*, int)>
-struct ByteDecoder {
-  static constexpr int kElements = kBlockElements;
-  __device__ static void decode(const WeightRow<kFormat>& row,
-                                int64_t block,
-                                int sub,
-                                float (&out)[kUnit]) {
-    const uint8_t* bytes = row.at(block);
-    for (int i = 0; i < kUnit; ++i) out[i] = element(bytes, kUnit * sub + i);
+// Scale and minimum, six bits each, of run j: header is two f16 factors and the twelve bytes.
+__device__ inline void set_scale_and_offset(RunOf<0, false, true>& r, uint4 header, int j) {
+  const int shift = 8 * (j % 4);
+  const uint32_t a = header.y >> shift, b = header.z >> shift, c = header.w >> shift;
+  const uint32_t scale = j < 4 ? a & 63 : (c & 15) | (a >> 2 & 48);
+  const uint32_t minimum = j < 4 ? b & 63 : (c >> 4 & 15) | (b >> 2 & 48);
+  const float2 factors = half_pair(header.x);
+  r.set_scale(factors.x * static_cast<float>(scale));
+  r.set_offset(-factors.y * static_cast<float>(minimum));
+}
+
+template <>
+struct Run<QuantFormat::kQ4_K> : RunOf<0, false, true> {
+  __device__ static Run of(const WeightRow<QuantFormat::kQ4_K>& row, int64_t run) {
+    Run r;
+    const uint8_t* block = row.at<0>(run / 8);
+    const int j = static_cast<int>(run % 8);
+    for (int h = 0; h < 2; ++h)
+      r.q[h] = masked(words_at(block + 16 + 32 * (j / 2) + 16 * h), 4 * (j % 2), kNibbles);
+    set_scale_and_offset(r, words_at(block), j);
+    return r;
   }
 };
-__device__ inline float f32_of(int value) { return static_cast<float>(value); }
-__device__ inline int nibble(const uint8_t* q, int i) {
-  return i < 16 ? q[i] & 15 : q[i - 16] >> 4;
-}
-__device__ inline int fifth_bit(const uint8_t* high, int i) {
-  return (high[i / 8] >> (i % 8) & 1) << 4;
-}
-__device__ inline float nl4(int index) {
-  constexpr int8_t kValues[16] = {
-      -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-  return f32_of(kValues[index]);
-}
-__device__ inline float element_q5_0(const uint8_t* b, int e) {
-  return f32_of((nibble(b + 6, e) | fifth_bit(b + 2, e)) - 16) * f16_at(b);
-}
-__device__ inline float element_q5_1(const uint8_t* b, int e) {
-  const float q = f32_of(nibble(b + 8, e) | fifth_bit(b + 4, e));
-  return __fadd_rn(__fmul_rn(q, f16_at(b)), f16_at(b + 2));
-}
-__device__ inline float element_iq4_nl(const uint8_t* b, int e) {
-  return nl4(nibble(b + 2, e)) * f16_at(b);
-}
-__device__ inline float element_iq4_xs(const uint8_t* b, int e) {
-  const int j = e / 32;
-  const int high = b[2 + j / 4] >> (2 * (j % 4)) & 3;
-  const int scale = (b[4 + j / 2] >> (4 * (j % 2)) & 15) | high << 4;
-  return f16_at(b) * f32_of(scale - 32) * nl4(nibble(b + 8 + 16 * j, e % 32));
-}
-__device__ inline float element_q2_k(const uint8_t* b, int e) {
-  const uint8_t s = b[e / 16];
-  const int q = b[16 + 32 * (e / 128) + e % 32] >> (2 * (e % 128 / 32)) & 3;
-  return __fsub_rn(__fmul_rn(__fmul_rn(f16_at(b + 80), f32_of(s & 15)), f32_of(q)),
-                   __fmul_rn(f16_at(b + 82), f32_of(s >> 4)));
-}
-__device__ inline float element_q3_k(const uint8_t* b, int e) {
-  const uint8_t* s = b + 96;
-  const int j = e / 16;
-  const int low = j < 8 ? s[j] & 15 : s[j - 8] >> 4;
-  const int scale = (low | (s[8 + j % 4] >> (2 * (j / 4)) & 3) << 4) - 32;
-  const int q = b[32 + 32 * (e / 128) + e % 32] >> (2 * (e % 128 / 32)) & 3;
-  const int missing = (b[e % 32] >> (e / 32) & 1) != 0 ? 0 : 4;
-  return f16_at(b + 108) * f32_of(scale) * f32_of(q - missing);
-}
-__device__ inline float element_q5_k(const uint8_t* b, int e) {
-  const int j = e / 32, i = e % 32;
-  int scale, minimum;
-  scale_and_minimum(b + 4, j, scale, minimum);
-  const uint8_t byte = b[48 + 32 * (j / 2) + i];
-  const int q = (j % 2 == 0 ? byte & 15 : byte >> 4) | (b[16 + i] >> j & 1) << 4;
-  return __fsub_rn(__fmul_rn(__fmul_rn(f16_at(b), f32_of(scale)), f32_of(q)),
-                   __fmul_rn(f16_at(b + 2), f32_of(minimum)));
-}
-template <>
-struct Decoder<QuantFormat::kQ5_0> : ByteDecoder<QuantFormat::kQ5_0, 32, element_q5_0> {};
-template <>
-struct Decoder<QuantFormat::kQ5_1> : ByteDecoder<QuantFormat::kQ5_1, 32, element_q5_1> {};
-template <>
-struct Decoder<QuantFormat::kQ2_K> : ByteDecoder<QuantFormat::kQ2_K, 256, element_q2_k> {};
-template <>
-struct Decoder<QuantFormat::kQ3_K> : ByteDecoder<QuantFormat::kQ3_K, 256, element_q3_k> {};
-template <>
-struct Decoder<QuantFormat::kQ5_K> : ByteDecoder<QuantFormat::kQ5_K, 256, element_q5_k> {};
-template <>
-struct Decoder<QuantFormat::kIQ4_NL> : ByteDecoder<QuantFormat::kIQ4_NL, 32, element_iq4_nl> {};
-template <>
-struct Decoder<QuantFormat::kIQ4_XS> : ByteDecoder<QuantFormat::kIQ4_XS, 256, element_iq4_xs> {};
 
-// Elements 8 * unit ... of a row.
+template <>
+struct Run<QuantFormat::kQ5_K> : RunOf<0, false, true> {
+  __device__ static Run of(const WeightRow<QuantFormat::kQ5_K>& row, int64_t run) {
+    Run r;
+    const uint8_t* block = row.at<0>(run / 8);
+    const int j = static_cast<int>(run % 8);
+    for (int h = 0; h < 2; ++h) {
+      const uint4 fifth = masked(words_at(block + 16 + 16 * h), j, kBits);
+      r.q[h] = either(masked(words_at(block + 48 + 32 * (j / 2) + 16 * h), 4 * (j % 2), kNibbles),
+                      shifted_left(fifth, 4));
+    }
+    set_scale_and_offset(r, words_at(block), j);
+    return r;
+  }
+};
+
+// Two runs share the nibbles of 32 bytes, four the pairs of bits of 32 others.
+template <>
+struct Run<QuantFormat::kQ6_K> : RunOf<32, false, false> {
+  __device__ static Run of(const WeightRow<QuantFormat::kQ6_K>& row, int64_t run) {
+    Run r;
+    const int64_t block = run / 8;
+    const int j = static_cast<int>(run % 8);
+    const uint8_t* low = row.at<0>(block) + 64 * (j / 4) + 32 * (j % 2);
+    const uint8_t* high = row.at<1>(block) + 32 * (j / 4);
+    const auto* scales = reinterpret_cast<const int8_t*>(row.at<2>(block) + 2 * j);
+    const float d = f16_at(row.at<3>(block));
+    for (int h = 0; h < 2; ++h) {
+      r.q[h] = either(masked(words_at(low + 16 * h), 4 * (j % 4 / 2), kNibbles),
+                      shifted_left(masked(words_at(high + 16 * h), 2 * (j % 4), kPairs), 4));
+      r.scale[h] = d * static_cast<float>(scales[h]);
+    }
+    return r;
+  }
+};
+
+__device__ inline uint32_t word_of(const uint4 (&q)[2], int i) {
+  const uint4& half = q[i / 4];
+  return i % 4 == 0 ? half.x : i % 4 == 1 ? half.y : i % 4 == 2 ? half.z : half.w;
+}
+
+// Elements 4 * word ... of a run, to the bits of QuantTraits::decode.
+template <typename R>
+__device__ inline float4 floats_of(const R& run, int word) {
+  const uint32_t bytes = word_of(run.q, word);
+  float out[4];
+  for (int i = 0; i < 4; ++i) {
+    const int q = R::kSigned ? static_cast<int8_t>(bytes >> (8 * i)) : bytes >> (8 * i) & 0xFF;
+    out[i] = __fmul_rn(run.scale[word / 4], static_cast<float>(q - R::kBias));
+    if constexpr (R::kHasOffset) out[i] = __fadd_rn(out[i], run.offset[word / 4]);
+  }
+  return {out[0], out[1], out[2], out[3]};
+}
+
+// The same in f16, rounded once.
 template <QuantFormat kFormat>
-__device__ inline void decode_unit(const WeightRow<kFormat>& row,
-                                   int64_t unit,
-                                   float (&out)[kUnit]) {
-  using D = Decoder<kFormat>;
-  if constexpr (D::kElements == 1) {
-    D::decode(row, unit * kUnit, 0, out);
-  } else {
-    constexpr int kUnits = D::kElements / kUnit;
-    D::decode(row, unit / kUnits, static_cast<int>(unit % kUnits), out);
-  }
+__device__ inline uint2 halves_of(const Run<kFormat>& run, int word) {
+  using R = Run<kFormat>;
+  // 1024 + a byte is the f16 with that byte below 0x64; sums up to 2047 are exact.
+  const uint32_t bytes = word_of(run.q, word) ^ (R::kSigned ? 0x80808080u : 0u);
+  const __half2 zero = __float2half2_rn(1024.0f + R::kBias + (R::kSigned ? 128 : 0));
+  const float scale = run.scale[word / 4];
+  const auto pair = [&](uint32_t selector) {
+    const uint32_t raised = __byte_perm(bytes, 0x64646464u, selector);
+    const __half2 q = __hsub2(*reinterpret_cast<const __half2*>(&raised), zero);
+    __half2 value;
+    if constexpr (planes_of(kFormat).elements > kRunElements) {  // no f16 holds the scale
+      float2 v = __half22float2(q);
+      if constexpr (R::kHasOffset) {
+        const float offset = run.offset[word / 4];
+        v = {fmaf(v.x, scale, offset), fmaf(v.y, scale, offset)};
+      } else {
+        v = {v.x * scale, v.y * scale};
+      }
+      value = __floats2half2_rn(v.x, v.y);
+    } else if constexpr (R::kHasOffset) {
+      value = __hfma2(q, __float2half2_rn(scale), __float2half2_rn(run.offset[word / 4]));
+    } else {
+      value = __hmul2(q, __float2half2_rn(scale));
+    }
+    return *reinterpret_cast<const uint32_t*>(&value);
+  };
+  return {pair(0x4140), pair(0x4342)};
 }
 
 // Calls body(constant) with the format as a compile-time constant.

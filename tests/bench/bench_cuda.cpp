@@ -1,9 +1,11 @@
-// bench_cuda [attention]: CudaOps' products and attention at the sizes of an 8B model, host clock
-// around many calls between two synchronisations. Random bytes as weights. "attention": two calls
-// of attention, for a profiler. Whole models: headwater bench --offline.
+// bench_cuda [attention | products]: CudaOps' products and attention at the sizes of an 8B model,
+// host clock around many calls between two synchronisations. Random bytes as weights. "attention":
+// two calls of attention, for a profiler; "products": these alone. Whole models: headwater bench
+// --offline.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -50,10 +52,15 @@ std::vector<float> random_values(int64_t count) {
   return values;
 }
 
+constexpr int64_t kRowCounts[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048};
+
 void bench_linear(Ops& ops, QuantFormat format, int64_t rows, int64_t cols) {
   std::vector<uint8_t> bytes(static_cast<size_t>(rows * row_bytes(format, cols)));
   std::mt19937 random(1);
-  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random() & 0x3B);
+  for (size_t i = 0; i + 4 <= bytes.size(); i += 4) {
+    const uint32_t word = random() & 0x3B3B3B3B;
+    std::memcpy(&bytes[i], &word, 4);
+  }
   const WeightView view{format, rows, cols, bytes.data()};
   std::vector<std::unique_ptr<Weight>> copies;
   for (int64_t held = 0; held < kRotatedBytes; held += view.bytes())
@@ -62,7 +69,7 @@ void bench_linear(Ops& ops, QuantFormat format, int64_t rows, int64_t cols) {
               std::string(quant_traits(format).name).c_str(),
               static_cast<long>(rows),
               static_cast<long>(cols));
-  for (const int64_t m : {1, 8, 32, 64, 512, 2048}) {  // NOLINT: columns of the table
+  for (const int64_t m : kRowCounts) {
     const Buffer x = to_device(ops, random_values(m * cols));
     const Buffer out = ops.allocate(m * rows * 4);
     const double seconds = median_seconds(ops,
@@ -74,10 +81,13 @@ void bench_linear(Ops& ops, QuantFormat format, int64_t rows, int64_t cols) {
                                                          LinearMode::kOverwrite);
                                           }) /
                            static_cast<double>(copies.size());
-    std::printf(" %.0f us, %.0f GB/s, %.1f TFLOP/s |",
-                seconds * 1e6,
-                static_cast<double>(view.bytes()) / seconds / 1e9,
-                2e-12 * static_cast<double>(m * rows * cols) / seconds);
+    const double gigabytes = static_cast<double>(view.bytes()) / seconds / 1e9;
+    const double teraflops = 2e-12 * static_cast<double>(m * rows * cols) / seconds;
+    if (m < 128) {
+      std::printf(" %.1f us, %.0f GB/s |", seconds * 1e6, gigabytes);
+    } else {
+      std::printf(" %.0f us, %.0f TFLOP/s |", seconds * 1e6, teraflops);
+    }
   }
   std::printf("\n");
   std::fflush(stdout);
@@ -176,14 +186,20 @@ int main(int argc, char** argv) {
     bench_attention(*ops, 8, 32768, 1);
     return 0;
   }
-  std::printf("| weight | M=1 | 8 | 32 | 64 | 512 | 2048 |\n|---|---|---|---|---|---|---|\n");
-  for (const QuantFormat format :
-       {QuantFormat::kF16, QuantFormat::kQ8_0, QuantFormat::kQ4_K, QuantFormat::kQ6_K})
-    bench_linear(*ops, format, 28672, 4096);
+  std::printf("| weight |");
+  for (const int64_t m : kRowCounts) std::printf(" M = %ld |", static_cast<long>(m));
+  std::printf("\n|---|");
+  for ([[maybe_unused]] const int64_t m : kRowCounts) std::printf("---|");
+  std::printf("\n");
   for (const QuantFormat format : {QuantFormat::kF16, QuantFormat::kQ8_0, QuantFormat::kQ4_K}) {
     bench_linear(*ops, format, 4096, 4096);
+    bench_linear(*ops, format, 6144, 4096);
+    bench_linear(*ops, format, 28672, 4096);
     bench_linear(*ops, format, 4096, 14336);
   }
+  for (const QuantTraits& traits : quant_formats())
+    if (traits.block_elements > 1) bench_linear(*ops, traits.format, 28672, 4096);
+  if (argc > 1) return 0;
   bench_attention(*ops, 1, 1024, 1);
   bench_attention(*ops, 1, 32768, 1);
   bench_attention(*ops, 8, 32768, 1);

@@ -141,7 +141,12 @@ TEST_CASE("linear of every format agrees with RefOps on the GPU", "[cuda]") {
   constexpr Tolerance kFew{1e-10, 1e-8, 1e-10};
   constexpr Tolerance kHalf{5e-7, 5e-7, 5e-7};
   check_products(*ops, {1, 3, 4}, 512, kFew);
-  check_products(*ops, {5, 8, 9, 32, 33, 130}, 512, kHalf);
+  check_products(*ops, {5, 8, 9, 32, 33, 64, 65, 130}, 512, kHalf);
+  // Stages of the inputs that are not whole, and no multiple of a cluster's blocks.
+  for (const int64_t cols : {1504, 2304}) {
+    check_products(*ops, {1, 3}, cols, kFew);
+    check_products(*ops, {6, 40}, cols, kHalf);
+  }
   check_products(*ops, {1, 5, 40}, 77, kHalf);  // rows of no multiple of 16 bytes
 }
 
@@ -151,9 +156,10 @@ TEST_CASE("a weight larger than the scratch is decoded in tiles on the GPU", "[c
   if (!ops) return;
   ThreadPool pool(2);
   const Stored weight(QuantFormat::kQ8_0, 1700, 8192, 13);  // 56 MB as f32
-  const auto x = Random(14).values(40 * 8192, 1.0f);
+  constexpr int64_t kM = 300;
+  const auto x = Random(14).values(kM * 8192, 1.0f);
   const auto d =
-      difference(run(*ops, {weight.view}, x, 40), run(*make_ref_ops(pool), {weight.view}, x, 40));
+      difference(run(*ops, {weight.view}, x, kM), run(*make_ref_ops(pool), {weight.view}, x, kM));
   CAPTURE(d);
   CHECK(d.nmse < 5e-7);
 }

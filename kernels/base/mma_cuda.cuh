@@ -1,5 +1,5 @@
-// The instructions that attention on tensor cores is made of (attention_mma_cuda.cu), sm_80 and
-// later. By a warp. An element of a fragment: PTX ISA, "Matrix Fragments for mma.m16n8k16".
+// The instructions that attention and products on tensor cores are made of, sm_80 and later. By a
+// warp. An element of a fragment: PTX ISA, "Matrix Fragments for mma.m16n8k16".
 #pragma once
 
 #include <cuda_bf16.h>
@@ -64,6 +64,16 @@ __device__ inline void load_matrices(uint32_t (&r)[4], const void* shared) {
   }
 }
 
+template <int kBytes>
+__device__ inline void copy_async(void* shared, const void* global) {
+  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(kBytes)
+                 : "memory");
+  }
+}
 // Sixteen bytes, or zeros.
 __device__ inline void copy_async(void* shared, const void* global, bool there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(

@@ -1,0 +1,24 @@
+// Products of some rows of activations with block formats, contract in linear_cuda.cuh. Engine
+// thread.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "kernels/linear/linear_cuda.cuh"
+
+namespace headwater::cuda {
+
+// Whether few enough rows that this is faster than decoding the weight first.
+bool can_run_mma_rows(const CudaWeight::Part& part, int64_t x_rows);
+// out (+)= x * part^T; x: [out.rows, part.cols], rows one behind another from a multiple of 16
+// bytes.
+void mma_rows(const CudaWeight::Part& part,
+              const __half* x,
+              Matrix out,
+              bool add,
+              int32_t num_processors,
+              const Stream& stream);
+
+}  // namespace headwater::cuda
