@@ -21,20 +21,6 @@ constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.69314718f;
 constexpr int32_t kSplitTiles = 2;  // of keys that are worth a block
 
-// Which tiles of keys a tile of queries visits, by ordinal: those of the sinks, then those of the
-// window; where shards stay, all of them, and `visible` says which.
-struct KeyTiles {
-  int32_t sinks, first, count;
-  __device__ KeyTiles(const KvGroupShape& group, int32_t start, int32_t end, int32_t tile) {
-    first = group.shard_stride > 0 ? 0 : start / tile;
-    sinks = min((group.sink_tokens + tile - 1) / tile, first);
-    count = sinks + (end + tile - 1) / tile - first;
-  }
-  __device__ int32_t tile(int32_t ordinal) const {
-    return ordinal < sinks ? ordinal : first + ordinal - sinks;
-  }
-};
-
 template <typename T, int kDim, int kWarpsQ, int kWarpsK, int kKeys, int kStages>
 struct Shape {
   static constexpr int kThreads = 32 * kWarpsQ * kWarpsK;
@@ -99,16 +85,8 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
   const bool idle = blockIdx.z >= splits;
   const auto begin = idle ? 0 : static_cast<int32_t>(keys.count * int64_t{blockIdx.z} / splits);
   const auto end = idle ? 0 : static_cast<int32_t>(keys.count * (int64_t{blockIdx.z} + 1) / splits);
-  const auto visible = [&](int32_t ordinal) {
-    if (group.shard_stride == 0) return true;
-    const int32_t base = keys.tile(ordinal) * kKeys;
-    if (base + kKeys > tile_start) return true;
-    for (int32_t key = base; key < base + kKeys; key += 16)
-      if (group.permanent(key)) return true;
-    return group.permanent(base + kKeys - 1);
-  };
   const auto next_from = [&](int32_t ordinal) {
-    while (ordinal < end && !visible(ordinal)) ++ordinal;
+    while (ordinal < end && !keys.visible(group, ordinal, tile_start, kKeys)) ++ordinal;
     return ordinal;
   };
   const auto look_up = [&](int32_t ordinal) -> int64_t {  // for key threadIdx.x of the tile

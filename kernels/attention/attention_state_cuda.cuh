@@ -63,6 +63,31 @@ __device__ inline Tile find_tile(const Attention& a, int32_t tile, int32_t tile_
   return {0, 0, 0};  // the grid is an upper bound
 }
 
+// Which tiles of keys a tile of queries visits, by ordinal: those of the sinks, then those of the
+// window; where shards stay, all of them, and `visible` says which.
+struct KeyTiles {
+  int32_t sinks, first, count;
+  __device__ KeyTiles(const KvGroupShape& group, int32_t start, int32_t end, int32_t tile) {
+    first = group.shard_stride > 0 ? 0 : start / tile;
+    sinks = min((group.sink_tokens + tile - 1) / tile, first);
+    count = sinks + (end + tile - 1) / tile - first;
+  }
+  __device__ int32_t tile(int32_t ordinal) const {
+    return ordinal < sinks ? ordinal : first + ordinal - sinks;
+  }
+  __device__ bool visible(const KvGroupShape& group,
+                          int32_t ordinal,
+                          int32_t start,
+                          int32_t tokens) const {
+    if (group.shard_stride == 0) return true;
+    const int32_t base = tile(ordinal) * tokens;
+    if (base + tokens > start) return true;
+    for (int32_t key = base; key < base + tokens; key += 16)
+      if (group.permanent(key)) return true;
+    return group.permanent(base + tokens - 1);
+  }
+};
+
 // A softmax over some keys, of one query, across a warp: lane l has the values l, l + 32, ...
 template <int kChunks>
 struct State {

@@ -1,13 +1,13 @@
 // bench_cuda [attention | products]: CudaOps' products and attention at the sizes of an 8B model,
-// host clock around many calls between two synchronisations. Random bytes as weights. "attention":
-// two calls of attention, for a profiler; "products": these alone. Whole models: headwater bench
-// --offline.
+// or one of them; host clock around many calls between two synchronisations. Random bytes as
+// weights. Whole models: headwater bench --offline.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <numeric>
 #include <random>
+#include <string_view>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -91,6 +91,22 @@ void bench_linear(Ops& ops, QuantFormat format, int64_t rows, int64_t cols) {
   }
   std::printf("\n");
   std::fflush(stdout);
+}
+
+void bench_products(Ops& ops) {
+  std::printf("| weight |");
+  for (const int64_t m : kRowCounts) std::printf(" M = %ld |", static_cast<long>(m));
+  std::printf("\n|---|");
+  for ([[maybe_unused]] const int64_t m : kRowCounts) std::printf("---|");
+  std::printf("\n");
+  for (const QuantFormat format : {QuantFormat::kF16, QuantFormat::kQ8_0, QuantFormat::kQ4_K}) {
+    bench_linear(ops, format, 4096, 4096);
+    bench_linear(ops, format, 6144, 4096);
+    bench_linear(ops, format, 28672, 4096);
+    bench_linear(ops, format, 4096, 14336);
+  }
+  for (const QuantTraits& traits : quant_formats())
+    if (traits.block_elements > 1) bench_linear(ops, traits.format, 28672, 4096);
 }
 
 // 32 query heads on 8 KV heads of 128; `rows` rows at the end of every sequence.
@@ -178,34 +194,17 @@ void bench_attention(Ops& ops, int32_t num_seqs, int32_t length, int32_t rows) {
 
 int main(int argc, char** argv) {
   using namespace headwater;  // NOLINT: main
+  const std::string_view only = argc > 1 ? argv[1] : "";
   const auto ops = make_cuda_ops();
   ops->reserve(131072);
   std::printf("%s\n", std::string(ops->description()).c_str());
-  if (argc > 1 && argv[1][0] == 'a') {
-    bench_attention(*ops, 1, 8192, 512);
-    bench_attention(*ops, 8, 32768, 1);
-    return 0;
-  }
-  std::printf("| weight |");
-  for (const int64_t m : kRowCounts) std::printf(" M = %ld |", static_cast<long>(m));
-  std::printf("\n|---|");
-  for ([[maybe_unused]] const int64_t m : kRowCounts) std::printf("---|");
-  std::printf("\n");
-  for (const QuantFormat format : {QuantFormat::kF16, QuantFormat::kQ8_0, QuantFormat::kQ4_K}) {
-    bench_linear(*ops, format, 4096, 4096);
-    bench_linear(*ops, format, 6144, 4096);
-    bench_linear(*ops, format, 28672, 4096);
-    bench_linear(*ops, format, 4096, 14336);
-  }
-  for (const QuantTraits& traits : quant_formats())
-    if (traits.block_elements > 1) bench_linear(*ops, traits.format, 28672, 4096);
-  if (argc > 1) return 0;
-  bench_attention(*ops, 1, 1024, 1);
-  bench_attention(*ops, 1, 32768, 1);
+  if (only != "attention") bench_products(*ops);
+  if (only == "products") return 0;
+  for (const int32_t depth : {1024, 32768, 131072}) bench_attention(*ops, 1, depth, 1);
   bench_attention(*ops, 8, 32768, 1);
   bench_attention(*ops, 64, 1024, 1);
   bench_attention(*ops, 1, 8192, 512);
-  bench_attention(*ops, 1, 8192, 8192);
   bench_attention(*ops, 1, 32768, 8192);
+  for (const int32_t rows : {2048, 8192, 32768}) bench_attention(*ops, 1, rows, rows);
   return 0;
 }

@@ -443,6 +443,31 @@ TEST_CASE("long sequences on the GPU's tensor cores: decode in splits, prefill i
   }
 }
 
+TEST_CASE("prefill that fills half of the GPU agrees with RefOps", "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  ThreadPool pool(4);
+  const auto ref = make_ref_ops(pool);
+  for (const Case& c : {Case{{32, 8, 128}, DType::kF16, 16},
+                        Case{{32, 16, 128}, DType::kBF16, 48, 0, 0, 0, false, true},
+                        Case{{48, 16, 64}, DType::kF16, 32, 20, 130},
+                        Case{{48, 16, 64}, DType::kBF16, 16, 16, 100, 0, false, false, 64, 0, true},
+                        Case{{32, 16, 128}, DType::kF16, 16, 0, 33, 0, false, false, 32, 5}}) {
+    INFO(describe(c));
+    const std::vector<int32_t> lengths = {1, 300, 17, 130}, chunks = {1, 170, 17, 130};
+    Feeder oracle(*ref, c, lengths, 1), device(*ops, c, lengths, 2);
+    const auto expected = oracle.feed(chunks);
+    const auto got = device.feed(chunks);
+    for (size_t s = 0; s < lengths.size(); ++s) {
+      const auto d = difference(got[s], expected[s]);
+      const auto lse = difference(device.lse()[s], oracle.lse()[s]);
+      INFO("sequence " << s << ": " << d << "; log of the sum: " << lse);
+      CHECK(d.nmse < (c.format == DType::kF16 ? 2e-6 : 1e-4));
+      CHECK(lse.max_abs < 2e-2);
+    }
+  }
+}
+
 TEST_CASE(
     "a query row's bits depend on neither chunks, batch, pages, threads nor instruction set") {
   ThreadPool one(1);

@@ -1,0 +1,404 @@
+// One kernel and what only it uses: hence the length.
+//
+// Prefill on Hopper. A block has 128 queries, 64 for each of two warpgroups that multiply; a third
+// one copies tiles of keys and of values from their pages, each to a ring of two, in the layout
+// that wgmma reads (rows of 128 bytes, swizzled): sixteen tokens at once by the copy engine. The
+// logits of one tile are multiplied while the values of the tile before it are. Online softmax as
+// in attention_mma_cuda.cu, whose roundings it has.
+#include "kernels/attention/attention_wgmma_cuda.cuh"
+#include "kernels/attention/mma_cuda.cuh"
+#include "kernels/attention/wgmma_cuda.cuh"
+#include "kernels/base/check.h"
+#include "kernels/base/launch_cuda.cuh"
+
+namespace headwater::cuda {
+namespace {
+
+constexpr float kLog2E = 1.44269504f;
+constexpr float kLn2 = 0.69314718f;
+constexpr int kMultipliers = 2;  // warpgroups
+constexpr int kTileQueries = 64 * kMultipliers;
+constexpr int kThreads = 128 * (kMultipliers + 1);
+constexpr int kKeys = 128;
+constexpr int kStages = 2;
+constexpr int kBoxRows = 16;  // keys of one copy: pages hold whole multiples
+
+template <int kDim>
+struct Shape {
+  static constexpr int kQueryBytes = kTileQueries * kDim * 2;
+  static constexpr int kTileBytes = kKeys * kDim * 2;  // of K, or of V
+  static constexpr int kSharedBytes = kQueryBytes + 2 * kStages * kTileBytes + kSwizzleAlign;
+};
+
+// The use of a ring that comes next.
+struct Turn {
+  int slot = 0;
+  uint32_t parity = 0;
+  __device__ void advance() {
+    slot = slot + 1 == kStages ? 0 : slot + 1;
+    if (slot == 0) parity ^= 1;
+  }
+};
+
+template <typename T, int kDim>
+__global__ void __launch_bounds__(kThreads, 1)
+    wgmma_kernel(Attention a, const __grid_constant__ CUtensorMap map) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  using S = Shape<kDim>;
+  extern __shared__ std::byte dynamic[];
+  __shared__ uint64_t k_full[kStages], k_free[kStages], v_full[kStages], v_free[kStages];
+  __shared__ int32_t min_start, max_start, min_position, max_position;
+  std::byte* const q_tile = align_swizzle(dynamic);
+  std::byte* const k_tiles = q_tile + S::kQueryBytes;
+  std::byte* const v_tiles = k_tiles + kStages * S::kTileBytes;
+  start_next();
+  const int warpgroup = threadIdx.x / 128, lane = threadIdx.x % 32;
+  const int32_t kv_head = static_cast<int32_t>(blockIdx.x) % a.num_kv_heads;
+  // The last tiles see most keys: they go first.
+  const Tile tile =
+      find_tile(a, static_cast<int32_t>(gridDim.x - 1 - blockIdx.x) / a.num_kv_heads, kTileQueries);
+  if (tile.count == 0) return;
+  const HeadPages pages(a.pages, a.num_kv_heads, a.layer, kv_head, tile.seq);
+  const KvGroupShape group = *pages.group;
+  const int32_t* window_start = a.pages.window_start + int64_t{pages.group_idx} * a.num_rows;
+  const auto row_of = [&](int32_t query) {
+    return static_cast<int32_t>((tile.first + query) / a.group);
+  };
+  const auto head_of = [&](int32_t query) {
+    return kv_head * a.group + static_cast<int32_t>((tile.first + query) % a.group);
+  };
+  if (threadIdx.x == 0) {
+    min_start = min_position = INT32_MAX;
+    max_start = max_position = -1;
+    for (int s = 0; s < kStages; ++s) {
+      init_barrier(&k_full[s], 128);
+      init_barrier(&v_full[s], 128);
+      init_barrier(&k_free[s], 4 * kMultipliers);
+      init_barrier(&v_free[s], 4 * kMultipliers);
+    }
+    publish_barriers();
+  }
+  __syncthreads();
+  if (static_cast<int32_t>(threadIdx.x) < tile.count) {
+    const int32_t row = row_of(static_cast<int32_t>(threadIdx.x));
+    atomicMin(&min_start, window_start[row]);
+    atomicMax(&max_start, window_start[row]);
+    atomicMin(&min_position, a.positions[row]);
+    atomicMax(&max_position, a.positions[row]);
+  }
+  __syncthreads();
+  const int32_t tile_start = min_start, tile_end = max_position + 1;
+  const KeyTiles keys(group, tile_start, tile_end, kKeys);
+  const auto next_from = [&](int32_t ordinal) {
+    while (ordinal < keys.count && !keys.visible(group, ordinal, tile_start, kKeys)) ++ordinal;
+    return ordinal;
+  };
+
+  if (warpgroup == kMultipliers) {
+    limit_registers<40>();
+    const int warp = threadIdx.x / 32 % 4;
+    constexpr int kChunks = kDim / 8, kRows = 32 / kChunks;  // a warp copies so many rows at once
+    const auto look_up = [&](int32_t ordinal) -> int64_t {   // key 32 * warp + lane of the tile
+      if (ordinal >= keys.count) return -1;
+      const int32_t key = keys.tile(ordinal) * kKeys + 32 * warp + lane;
+      const bool seen = key < tile_end && (key >= tile_start || group.permanent(key));
+      return seen ? pages.token_at(key) : -1;
+    };
+    // Of the warp's 32 keys. Where all are seen, boxes; else token by token, the others as zeros.
+    const auto copy = [&](std::byte* to, int64_t token, int64_t behind, uint64_t* full) {
+      if (__all_sync(~0u, token >= 0)) {
+        constexpr int kHalves = kDim / 64, kLanes = kBoxRows / kHalves;  // that share a box
+        if (lane % kLanes != 0) return arrive(full);
+        const int half = lane / kLanes % kHalves;
+        const int row = 32 * warp + lane / kBoxRows * kBoxRows;
+        const int64_t from = (token + behind) / (kDim * 2) - lane % kBoxRows;
+        arrive_expecting(full, kBoxRows * 128);
+        copy_box(
+            to + swizzled<kKeys>(row, 8 * half), map, 64 * half, static_cast<int32_t>(from), full);
+        return;
+      }
+      const int chunk = lane % kChunks;
+#pragma unroll 4
+      for (int i = 0; i < 32; i += kRows) {
+        const int64_t at = __shfl_sync(~0u, token, i + lane / kChunks);
+        copy_async(to + swizzled<kKeys>(32 * warp + i + lane / kChunks, chunk),
+                   a.pages.arena + (at < 0 ? 0 : at + behind + chunk * 16),
+                   at >= 0);
+      }
+      arrive_with_copies(full);
+    };
+    Turn turn;
+    int32_t ordinal = next_from(0);
+    int64_t token = look_up(ordinal);
+    wait_for_previous();
+    while (ordinal < keys.count) {
+      const int32_t next = next_from(ordinal + 1);
+      const int64_t next_token = look_up(next);
+      wait_barrier(&k_free[turn.slot], turn.parity ^ 1);
+      copy(k_tiles + turn.slot * S::kTileBytes, token, 0, &k_full[turn.slot]);
+      wait_barrier(&v_free[turn.slot], turn.parity ^ 1);
+      copy(v_tiles + turn.slot * S::kTileBytes, token, group.page.k_bytes(), &v_full[turn.slot]);
+      turn.advance();
+      ordinal = next;
+      token = next_token;
+    }
+    return;
+  }
+
+  raise_registers<232>();
+  wait_for_previous();
+  const int first_query = 64 * warpgroup;
+  for (int i = threadIdx.x % 128; i < 64 * kDim / 8; i += 128) {
+    const int query = first_query + i / (kDim / 8), chunk = i % (kDim / 8);
+    uint4 words = {0, 0, 0, 0};
+    if (query < tile.count)
+      words = load_query<T>(a.q + row_of(query) * a.q_stride + head_of(query) * kDim + 8 * chunk);
+    *reinterpret_cast<uint4*>(q_tile + swizzled<kTileQueries>(query, chunk)) = words;
+  }
+  publish_shared();
+  wait_named(1 + warpgroup, 128);
+
+  // Of this lane's two queries, rows lane / 4 and lane / 4 + 8 of the warp's sixteen.
+  const int own_query = first_query + threadIdx.x / 32 % 4 * 16 + lane / 4;
+  int32_t position[2], start[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int32_t query = own_query + 8 * r;
+    const bool there = query < tile.count;
+    position[r] = there ? a.positions[row_of(query)] : -1;
+    start[r] = there ? window_start[row_of(query)] : 0;
+  }
+  const float factor = a.scale * kLog2E;  // logits are of base 2
+  float s[kKeys / 2], out[kDim / 2];
+  uint32_t weights[kKeys / 4];
+  float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {}, keep[2];
+#pragma unroll
+  for (int i = 0; i < kDim / 2; ++i) out[i] = 0;
+
+  const auto multiply_keys = [&](int slot) {
+    const uint64_t q_at = k_major(q_tile + first_query * 128);
+    const uint64_t k_at = k_major(k_tiles + slot * S::kTileBytes);
+    fence_wgmma();
+#pragma unroll
+    for (int k = 0; k < kDim / 16; ++k) {
+      const int half = k / 4, step = k % 4 * 32;
+      wgmma_shared<T>(s,
+                      q_at + (half * kTileQueries * 128 + step) / 16,
+                      k_at + (half * kKeys * 128 + step) / 16,
+                      k > 0);
+    }
+    end_wgmma();
+  };
+  const auto multiply_values = [&](int slot) {
+    const uint64_t v_at = n_major(v_tiles + slot * S::kTileBytes, kKeys * 128);
+    fence_wgmma();
+#pragma unroll
+    for (int k = 0; k < kKeys / 16; ++k)
+      wgmma_registers<T>(out, &weights[4 * k], v_at + k * 16 * 128 / 16);
+    end_wgmma();
+  };
+  const auto await = [&](uint64_t* barrier, uint32_t parity) {
+    wait_barrier(barrier, parity);
+    publish_shared();
+  };
+  const auto release = [&](uint64_t* barrier) {
+    __syncwarp();
+    if (lane == 0) arrive(barrier);
+  };
+  // Logits to weights, in place; `keep` is what the sums so far are worth.
+  const auto soften = [&](int32_t ordinal) {
+    const int32_t base = keys.tile(ordinal) * kKeys, first_key = base + 2 * (lane % 4);
+    if (base + kKeys - 1 > min_position) {
+#pragma unroll
+      for (int i = 0; i < kKeys / 2; ++i)
+        if (first_key + 8 * (i / 4) + i % 2 > position[i / 2 % 2]) s[i] = -INFINITY;
+    }
+    if (base < max_start) {
+      uint64_t hidden = 0;  // found in a loop that stays one: registers take no index
+#pragma unroll 1
+      for (int i = 0; i < kKeys / 2; ++i) {
+        const int32_t key = first_key + 8 * (i / 4) + i % 2;
+        const bool sees = key >= (i & 2 ? start[1] : start[0]) || group.permanent(key);
+        hidden |= uint64_t{!sees} << i;
+      }
+#pragma unroll
+      for (int i = 0; i < kKeys / 2; ++i)
+        if (hidden >> i & 1) s[i] = -INFINITY;
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float top = -INFINITY;
+#pragma unroll
+      for (int i = 0; i < kKeys / 2; i += 4)
+        top = fmaxf(top, fmaxf(s[i + 2 * r], s[i + 2 * r + 1]));
+      top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+      top = fmaxf(largest[r], top * factor);
+      const float reference = top == -INFINITY ? 0.0f : top;
+      keep[r] = exp2_fast(largest[r] - reference);
+      largest[r] = top;
+      sum[r] *= keep[r];
+#pragma unroll
+      for (int i = 0; i < kKeys / 2; i += 4)
+#pragma unroll
+        for (int j = i + 2 * r; j < i + 2 * r + 2; ++j) {
+          s[j] = exp2_fast(fmaf(s[j], factor, -reference));
+          sum[r] += s[j];
+        }
+    }
+  };
+  const auto pack_weights = [&] {
+#pragma unroll
+    for (int i = 0; i < kKeys / 4; ++i) weights[i] = pack<T>(s[2 * i], s[2 * i + 1]);
+  };
+
+  // The warpgroups take turns at the tensor cores: one multiplies while the other softens.
+  constexpr int kTurns = 1 + kMultipliers;  // the first of their barriers
+  const auto await_turn = [&] { wait_named(kTurns + warpgroup, 128 * kMultipliers); };
+  const auto pass_turn = [&] {
+    arrive_named(kTurns + (warpgroup + 1) % kMultipliers, 128 * kMultipliers);
+  };
+
+  Turn k_turn, v_turn;
+  int32_t ordinal = next_from(0);
+  if (warpgroup == kMultipliers - 1) pass_turn();
+  await(&k_full[0], 0);
+  await_turn();
+  multiply_keys(0);
+  pass_turn();
+  wait_wgmma<0>(s);
+  release(&k_free[0]);
+  k_turn.advance();
+  soften(ordinal);
+  pack_weights();
+  for (ordinal = next_from(ordinal + 1); ordinal < keys.count; ordinal = next_from(ordinal + 1)) {
+    await(&k_full[k_turn.slot], k_turn.parity);
+    await(&v_full[v_turn.slot], v_turn.parity);
+    await_turn();
+    multiply_keys(k_turn.slot);
+    multiply_values(v_turn.slot);
+    pass_turn();
+    wait_wgmma<1>(s);
+    release(&k_free[k_turn.slot]);
+    k_turn.advance();
+    soften(ordinal);
+    wait_wgmma<0>(out);
+    release(&v_free[v_turn.slot]);
+    v_turn.advance();
+#pragma unroll
+    for (int i = 0; i < kDim / 2; ++i) out[i] *= keep[i / 2 % 2];
+    pack_weights();
+  }
+  await(&v_full[v_turn.slot], v_turn.parity);
+  multiply_values(v_turn.slot);
+  wait_wgmma<0>(out);
+  if (warpgroup == 0) await_turn();  // the turn that nobody took
+
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
+    sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
+    const int32_t query = own_query + 8 * r;
+    if (query >= tile.count) continue;
+    const int32_t row = row_of(query), head = head_of(query);
+    const bool partial = a.partials != nullptr;
+    float* to = partial ? a.partial(row, head, 0) + 2 : a.out + row * a.out_stride + head * kDim;
+    const float divisor = partial ? 1.0f : sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
+#pragma unroll
+    for (int d = 0; d < kDim / 8; ++d)
+      store_pair(to + 8 * d + 2 * (lane % 4),
+                 out[4 * d + 2 * r] * divisor,
+                 out[4 * d + 2 * r + 1] * divisor);
+    if (lane % 4 != 0) continue;
+    if (partial) {
+      to[-2] = largest[r] * kLn2;
+      to[-1] = sum[r];
+    } else if (a.lse != nullptr) {
+      a.lse[row * a.lse_stride + head] = largest[r] * kLn2 + logf(sum[r]);
+    }
+  }
+#endif
+}
+
+// The arena as rows of one head's keys or values.
+template <typename T>
+CUtensorMap rows_of(const std::byte* arena, int head_dim) {
+  static const auto encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    HW_CUDA(cudaGetDriverEntryPointByVersion(
+        "cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found));
+    HW_CHECK(found == cudaDriverEntryPointSuccess, "driver's tensor maps", int{found});
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+  }();
+  CUtensorMap map;
+  const cuuint64_t size[] = {static_cast<cuuint64_t>(head_dim), uint64_t{1} << 31};
+  const cuuint64_t stride = size[0] * 2;
+  const cuuint32_t box[] = {64, kBoxRows}, step[] = {1, 1};
+  const CUresult result = encode(&map,
+                                 std::is_same_v<T, __half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                           : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                                 2,
+                                 const_cast<std::byte*>(arena),
+                                 size,
+                                 &stride,
+                                 box,
+                                 step,
+                                 CU_TENSOR_MAP_INTERLEAVE_NONE,
+                                 CU_TENSOR_MAP_SWIZZLE_128B,
+                                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  HW_CHECK(result == CUDA_SUCCESS, "tensor map of the pages", int{result});
+  return map;
+}
+
+template <typename T, int kDim>
+void run(const Attention& a, int64_t blocks, const Stream& stream) {
+  const auto kernel = wgmma_kernel<T, kDim>;
+  HW_CUDA(cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape<kDim>::kSharedBytes));
+  launch(stream,
+         kernel,
+         dim3(static_cast<unsigned>(blocks)),
+         kThreads,
+         static_cast<size_t>(Shape<kDim>::kSharedBytes),
+         a,
+         rows_of<T>(a.pages.arena, kDim));
+}
+
+// Of the code that this device runs, only sm_90a's has a body, which takes shared memory.
+bool is_compiled() {
+  cudaFuncAttributes attributes{};
+  HW_CUDA(cudaFuncGetAttributes(&attributes, wgmma_kernel<__half, 64>));
+  return attributes.sharedSizeBytes > 0;
+}
+
+}  // namespace
+
+bool attention_wgmma(Attention& a,
+                     DType format,
+                     const AttentionScratch& scratch,
+                     const Stream& stream) {
+  static const bool compiled = is_compiled();
+  if (!compiled || a.selects || a.single_rows || a.softcap > 0 || format == DType::kF32)
+    return false;
+  if (a.head_dim != 64 && a.head_dim != 128) return false;
+  const int64_t tiles = int64_t{a.num_rows} * a.group / kTileQueries + a.num_seqs;
+  const int64_t blocks = tiles * a.num_kv_heads;
+  if (2 * blocks < scratch.num_processors) return false;
+  if (a.merges) {
+    if (scratch.partials.bytes() <
+        int64_t{a.num_rows} * a.num_heads * (a.head_dim + 2) * int64_t{sizeof(float)})
+      return false;
+    a.partials = scratch.partials.as<float>();
+    a.max_segments = a.splits = 1;
+  }
+  if (format == DType::kF16)
+    a.head_dim == 64 ? run<__half, 64>(a, blocks, stream) : run<__half, 128>(a, blocks, stream);
+  else
+    a.head_dim == 64 ? run<__nv_bfloat16, 64>(a, blocks, stream)
+                     : run<__nv_bfloat16, 128>(a, blocks, stream);
+  return true;
+}
+
+}  // namespace headwater::cuda
