@@ -4,8 +4,8 @@
 
 #include "kernels/attention/attention_cuda.cuh"
 #include "kernels/attention/attention_mma_cuda.cuh"
-#include "kernels/attention/attention_wgmma_cuda.cuh"
 #include "kernels/attention/attention_state_cuda.cuh"
+#include "kernels/attention/attention_wgmma_cuda.cuh"
 #include "kernels/attention/paged_kv_cuda.cuh"
 #include "kernels/base/check.h"
 #include "kernels/base/launch_cuda.cuh"
@@ -334,8 +334,8 @@ void run(Attention a, const AttentionScratch& scratch, const Stream& stream) {
 // fit the registers.
 template <int kChunks>
 void run_chunks(Attention& a, DType format, const AttentionScratch& scratch, const Stream& stream) {
-  if (!scratch.deterministic && (attention_wgmma(a, format, scratch, stream) ||
-                                 attention_mma(a, format, scratch, stream))) {
+  if (!scratch.deterministic &&
+      (attention_wgmma(a, format, scratch, stream) || attention_mma(a, format, scratch, stream))) {
     if (a.partials != nullptr) merge<kChunks>(a, stream);
     return;
   }

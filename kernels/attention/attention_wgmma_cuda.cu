@@ -6,10 +6,10 @@
 // logits of one tile are multiplied while the values of the tile before it are. Online softmax as
 // in attention_mma_cuda.cu, whose roundings it has.
 #include "kernels/attention/attention_wgmma_cuda.cuh"
-#include "kernels/attention/mma_cuda.cuh"
 #include "kernels/attention/wgmma_cuda.cuh"
 #include "kernels/base/check.h"
 #include "kernels/base/launch_cuda.cuh"
+#include "kernels/base/mma_cuda.cuh"
 
 namespace headwater::cuda {
 namespace {

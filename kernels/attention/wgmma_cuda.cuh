@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/attention/mma_cuda.cuh"
+#include "kernels/base/mma_cuda.cuh"
 
 namespace headwater::cuda {
 
