@@ -43,11 +43,20 @@ std::string base_name(const std::string& path) {
 
 Status draining_status() { return {StatusCode::kUnavailable, "the server is shutting down", ""}; }
 
+std::unique_ptr<Ops> make_device(const EngineConfig& config, ThreadPool& pool) {
+  auto ops = make_ops(config.device, pool, {.deterministic = config.deterministic});
+  if (config.device == "auto" && ops->name() != "cuda")
+    log::info("engine", "running on the CPU", {{"why", cuda_obstacle()}});
+  return ops;
+}
+
 class ThreadedEngine final : public Engine {
  public:
-  ThreadedEngine(const EngineConfig& config, const LoadProgress& progress)
+  ThreadedEngine(const EngineConfig& config,
+                 const LoadProgress& progress,
+                 const DeviceMaker& make_device)
       : config_(config), pool_(config.threads), files_(load(config, progress)) {
-    ops_ = make_ops(config.device, pool_);
+    ops_ = make_device(config, pool_);
     const ModelSpec& spec = files_->spec;
     const HeadShape& heads = spec.layers[0].heads;
     const AttentionPlan plan = plan_attention(config, *files_);
@@ -379,7 +388,13 @@ class ThreadedEngine final : public Engine {
 }  // namespace
 
 std::unique_ptr<Engine> make_engine(const EngineConfig& config, const LoadProgress& progress) {
-  return std::make_unique<ThreadedEngine>(config, progress);
+  return make_engine(config, progress, make_device);
+}
+
+std::unique_ptr<Engine> make_engine(const EngineConfig& config,
+                                    const LoadProgress& progress,
+                                    const DeviceMaker& make_device) {
+  return std::make_unique<ThreadedEngine>(config, progress, make_device);
 }
 
 }  // namespace headwater

@@ -68,7 +68,15 @@ class Engine {
 // progress(stage, done, total) is called while loading, from the calling thread.
 using LoadProgress = std::function<void(const std::string& stage, int64_t done, int64_t total)>;
 
-// Loads the model and starts the engine thread. Throws ConfigError or LoadError.
+// Loads the model and starts the engine thread. Throws ConfigError, LoadError or CudaError.
 std::unique_ptr<Engine> make_engine(const EngineConfig& config, const LoadProgress& progress);
+
+// The same on a device of the caller's; the pool outlives it.
+class Ops;
+class ThreadPool;
+using DeviceMaker = std::function<std::unique_ptr<Ops>(const EngineConfig&, ThreadPool&)>;
+std::unique_ptr<Engine> make_engine(const EngineConfig& config,
+                                    const LoadProgress& progress,
+                                    const DeviceMaker& make_device);
 
 }  // namespace headwater

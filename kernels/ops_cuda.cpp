@@ -17,10 +17,19 @@
 namespace headwater {
 namespace {
 
+// Rows of a product whose bits do not depend on how many there are (tests/kernels/ops).
+constexpr int64_t kExactRows = 4;
+constexpr int64_t kExactCols = 32;           // in multiples of these; others are cuBLAS's
 constexpr int64_t kStagedEntries = 1 << 16;  // page ids and table entries of one launch
 
 const cuda::CudaWeight& on_device(const Weight& weight) {
   return static_cast<const cuda::CudaWeight&>(weight);
+}
+
+Matrix rows_from(Matrix x, int64_t begin, int64_t count) {
+  x.data = x.f32_row(begin);
+  x.rows = count;
+  return x;
 }
 
 class CudaOps final : public Ops {
@@ -75,6 +84,10 @@ class CudaOps final : public Ops {
   std::unique_ptr<Weight> load_weight(std::span<const WeightView> parts) override {
     for (const WeightView& view : parts)
       HW_CHECK(view.cols == parts[0].cols, "fused parts differ in their inputs", view.cols);
+    if (deterministic_ && parts[0].cols % kExactCols != 0)
+      throw LoadError("deterministic: the GPU's exact products take multiples of " +
+                      std::to_string(kExactCols) + " inputs, got a weight of " +
+                      std::to_string(parts[0].cols) + "; run without it or with --device cpu");
     return cuda::load_weight(parts, linear_, device_bytes_, stream_);
   }
 
@@ -86,7 +99,18 @@ class CudaOps final : public Ops {
   }
   void linear(const Weight& weight, Matrix x, Matrix out, LinearMode mode) override {
     const bool add = mode == LinearMode::kAdd;
-    cuda::linear(on_device(weight), x, out, add, linear_, num_processors_, cublas_, stream_);
+    const int64_t at_once = deterministic_ ? kExactRows : x.rows;
+    for (int64_t row = 0; row < x.rows; row += at_once) {
+      const int64_t rows = std::min(at_once, x.rows - row);
+      cuda::linear(on_device(weight),
+                   rows_from(x, row, rows),
+                   rows_from(out, row, rows),
+                   add,
+                   linear_,
+                   num_processors_,
+                   cublas_,
+                   stream_);
+    }
   }
   void add_bias(Matrix x, const float* bias) override { cuda::add_bias(x, bias, stream_); }
   void rope_angles(const RopeSpec& rope, const StepView& step, Matrix out) override {
@@ -170,7 +194,9 @@ class CudaOps final : public Ops {
 }  // namespace
 
 std::string cuda_obstacle() {
-  int num_devices = 0;
+  int driver = 0, num_devices = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
+    return "no usable GPU: this machine has no NVIDIA driver";
   cudaError_t error = cudaGetDeviceCount(&num_devices);
   if (error == cudaSuccess && num_devices == 0) error = cudaErrorNoDevice;
   if (error != cudaSuccess) return std::string("no usable GPU: ") + cudaGetErrorString(error);

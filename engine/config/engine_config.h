@@ -11,6 +11,7 @@ struct EngineConfig {
   std::string model;                     // GGUF file, or Hugging Face folder
   std::string served_model_name;         // "" = file or folder name
   std::string device = "auto";           // auto | cuda | cpu | ref
+  bool deterministic = false;            // a GPU's bits do not depend on the batch either
   int32_t threads = 0;                   // 0 = one per usable CPU
   int32_t max_model_len = 0;             // 0 = the model's, as far as the KV pool reaches
   int32_t max_num_seqs = 64;             // running at once
@@ -48,6 +49,10 @@ void describe_engine(Config& c, Visitor&& visit) {
   visit("device",
         c.device,
         "auto (a GPU if there is one, else the CPU), cuda, cpu or ref (slow fp32 oracle)");
+  visit("deterministic",
+        c.deterministic,
+        "a request's bits do not depend on its neighbours on a GPU either (slower; a CPU's never "
+        "do)");
   visit("threads", c.threads, "CPU threads; 0 = one per CPU that affinity and cgroup allow");
   visit("max-model-len", c.max_model_len, "longest prompt + output in tokens; 0 = the model's");
   visit("max-num-seqs", c.max_num_seqs, "sequences that run at once");

@@ -13,6 +13,7 @@ const std::vector<OptionGroup>& serve_groups() {
       {"Model", {"model", "served-model-name", "chat-template", "max-model-len"}},
       {"Device and batching",
        {"device",
+        "deterministic",
         "threads",
         "max-num-seqs",
         "max-num-batched-tokens",

@@ -6,9 +6,12 @@ from headwater import Server
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """The server that tests share. Whatever a test did, nothing of it may be left running."""
+    """The server that tests share. Whatever a test did, nothing of it may be left running.
+
+    Deterministic, since they compare replies with each other; a CPU is so anyway.
+    """
     log = tmp_path_factory.mktemp("server") / "server.log"
-    with Server(log, "--check-invariants", "true") as running:
+    with Server(log, "--check-invariants", "true", "--deterministic", "true") as running:
         yield running
     assert running.process.returncode == 0, running.log()
 

@@ -177,6 +177,16 @@ def test_bad_options_are_named(flags, named):
     assert result.returncode > 0 and named in result.stderr
 
 
+def test_without_a_gpu(start):
+    env = clean_env(CUDA_VISIBLE_DEVICES="")  # hides those that are there
+    result = run("serve", "--model", MODEL, "--device", "cuda", env=env)
+    assert result.returncode == 2
+    assert re.search("device cuda: (no usable GPU|built without CUDA)", one_sentence(result))
+    server = start(env=env)
+    assert re.search("running on the CPU.*(no usable GPU|built without CUDA)", server.log())
+    assert re.search("device +CPU", server.log())
+
+
 def test_configuration_later_over_earlier(tmp_path, start):
     file = tmp_path / "server.yaml"
     file.write_text("max-num-seqs: 11\nmax-queue: 12\nserved-model-name: from-file\n")
