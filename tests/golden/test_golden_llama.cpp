@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "engine/engine.h"
+#include "kernels/ops.h"
 #include "tests/support/skip.h"
 #include "tests/support/test_data.h"
 
@@ -159,9 +160,9 @@ void check_exact(const std::string& model, const std::string& goldens, size_t nu
 
 // The bars of the fast path, over whole texts: no farther from the exact result than the peer's own
 // quantised path, by each measure, and the perplexity within 0.2 %.
-void check_fast(const std::string& model, const std::string& goldens) {
+void check_fast(const std::string& device, const std::string& model, const std::string& goldens) {
   constexpr double kPerplexityDrift = 0.002;
-  const auto engine = engine_for(model, "cpu");
+  const auto engine = engine_for(model, device);
   for (const Golden& golden : read_goldens(goldens)) {
     const Distance d = distance(*engine, golden, golden.ids.size());
     CHECK(d.top1_equal >= golden.peer.top1_equal);
@@ -208,7 +209,7 @@ TEST_CASE("Golden: RefOps is exact on SmolLM2", "[golden]") {
 }
 
 TEST_CASE("Golden: CpuOps is no farther than the peer on SmolLM2", "[golden]") {
-  with_smollm2([](const std::string& model) { check_fast(model, "smollm2-135m.json"); });
+  with_smollm2([](const std::string& model) { check_fast("cpu", model, "smollm2-135m.json"); });
 }
 
 TEST_CASE("Golden: RefOps is exact on SmolLM2 over the whole texts", "[golden][slow]") {
@@ -217,7 +218,21 @@ TEST_CASE("Golden: RefOps is exact on SmolLM2 over the whole texts", "[golden][s
 
 TEST_CASE("Golden: needle-24m Q8_0", "[golden]") {
   SECTION("RefOps is exact") { check_exact(needle_q8_0(), "needle-24m.json", kSlice); }
-  SECTION("CpuOps is no farther than the peer") { check_fast(needle_q8_0(), "needle-24m.json"); }
+  SECTION("CpuOps is no farther than the peer") {
+    check_fast("cpu", needle_q8_0(), "needle-24m.json");
+  }
+}
+
+TEST_CASE("Golden: CudaOps is no farther than the peer on needle-24m", "[golden][cuda]") {
+  if (const std::string obstacle = cuda_obstacle(); !obstacle.empty())
+    return testing::skip(obstacle);
+  check_fast("cuda", needle_q8_0(), "needle-24m.json");
+}
+
+TEST_CASE("Golden: CudaOps is no farther than the peer on SmolLM2", "[golden][cuda]") {
+  if (const std::string obstacle = cuda_obstacle(); !obstacle.empty())
+    return testing::skip(obstacle);
+  with_smollm2([](const std::string& model) { check_fast("cuda", model, "smollm2-135m.json"); });
 }
 
 TEST_CASE("Golden: needle-24m Q8_0 over the whole text", "[golden][slow]") {

@@ -14,6 +14,7 @@ struct Cases {
   int skipped = 0;
 };
 Cases cases;
+std::string device;
 
 struct SkipCounter final : Catch::TestEventListenerBase {
   using TestEventListenerBase::TestEventListenerBase;
@@ -32,8 +33,13 @@ void headwater::testing::skip(const std::string& why) {
   std::cout << "skipped: " << Catch::getResultCapture().getCurrentTestName() << ": " << why << "\n";
 }
 
+const std::string& headwater::testing::device_option() { return device; }
+
 int main(int argc, char** argv) {
-  const int result = Catch::Session().run(argc, argv);
+  Catch::Session session;
+  session.cli(session.cli() | Catch::clara::Opt(device, "cuda")["--device"](
+                                  "run the cases that take a device there, not on ref and cpu"));
+  const int result = session.run(argc, argv);
   if (cases.skipped > 0) std::cout << cases.skipped << " of " << cases.run << " cases skipped\n";
   return result == 0 && cases.run > 0 && cases.skipped == cases.run ? kSkipReturnCode : result;
 }

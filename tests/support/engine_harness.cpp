@@ -1,10 +1,10 @@
 #include "tests/support/engine_harness.h"
 
 #include <algorithm>
+#include <catch2/catch.hpp>
 
 #include "engine/attention/policy_table.h"
 #include "engine/log.h"
-#include "kernels/make_ops.h"
 
 namespace headwater::testing {
 namespace {
@@ -43,7 +43,7 @@ bool Collected::done() const {
 }
 
 EngineHarness::EngineHarness(const LoadedModel& files, const HarnessOptions& options)
-    : pool_(options.threads), ops_(make_ops(options.device, pool_)) {
+    : pool_(options.threads), ops_(testing::make_ops(options.device, pool_)) {
   log::set_level("warn");
   const ModelSpec& spec = files.spec;
   const HeadShape& heads = spec.layers[0].heads;
@@ -96,6 +96,28 @@ Collected EngineHarness::generate(Request request) {
   const std::shared_ptr<Collected> collected = add(std::move(request));
   run();
   return *collected;
+}
+
+void require_same(const TestDevice& device, const Collected& a, const Collected& b) {
+  const float most = tolerance(device);
+  REQUIRE(a.choices.size() == b.choices.size());
+  for (size_t c = 0; c < a.choices.size(); ++c) {
+    const Collected::Choice &x = a.choices[c], &y = b.choices[c];
+    if (device.exact) {
+      REQUIRE(x.tokens == y.tokens);
+      REQUIRE(x.finish == y.finish);
+      REQUIRE(x.logprobs.size() == y.logprobs.size());
+    }
+    for (size_t i = 0; i < std::min(x.logprobs.size(), y.logprobs.size()); ++i) {
+      CAPTURE(device, c, i);
+      const TokenLogprobs &p = x.logprobs[i], &q = y.logprobs[i];
+      REQUIRE(p.top.size() == q.top.size());
+      for (size_t k = 0; k < p.top.size(); ++k)
+        REQUIRE(std::abs(p.top[k].logprob - q.top[k].logprob) <= most);
+      if (x.tokens[i] != y.tokens[i]) break;
+      REQUIRE(std::abs(p.chosen.logprob - q.chosen.logprob) <= most);
+    }
+  }
 }
 
 Request make_request(std::vector<int32_t> prompt, int32_t max_tokens) {

@@ -1,4 +1,4 @@
-// Tests whose data is not on this machine are skipped, visibly. On the test's thread.
+// Tests whose data or device is not on this machine are skipped, visibly. On the test's thread.
 #pragma once
 
 #include <string>
@@ -8,5 +8,8 @@ namespace headwater::testing {
 // Says why the running test case does not check all it could; the case then returns. A program
 // whose every case said so exits with 77, which CTest reports as skipped, not as passed.
 void skip(const std::string& why);
+
+// What --device said, or "".
+const std::string& device_option();
 
 }  // namespace headwater::testing

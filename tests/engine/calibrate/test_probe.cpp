@@ -61,31 +61,32 @@ struct Device {
   Model network;
   Probe probe;
 
-  Device(const std::string& name, const Model::Limits& limits)
-      : ops(name == "cpu" ? make_cpu_ops(pool) : make_ref_ops(pool)),
-        network(model(name), *ops, limits),
+  Device(const TestDevice& device, const Model::Limits& limits)
+      : ops(testing::make_ops(device, pool)),
+        network(model(device.name), *ops, limits),
         probe(network, *ops) {}
 };
 
 }  // namespace
 
-TEST_CASE("Probe: rows under trial equal the engine's, bit for bit", "[calibrate][unit]") {
-  const std::string device = GENERATE("ref", "cpu");
+TEST_CASE("Probe: rows under trial equal the engine's, bit for bit", "[calibrate][unit][device]") {
+  const auto device = each_device();
+  if (!device || !device->exact) return;
   const int32_t length = GENERATE(1, 150, 160);
-  CAPTURE(device, length);
+  CAPTURE(*device, length);
   constexpr int32_t kAnswer = 40;
-  Device mine(device, {64, 9});
+  Device mine(*device, {64, 9});
   const std::vector<int32_t> ids = random_ids(length, 3);
   ProbePrompt prompt = mine.probe.read(ids, kAnswer);
 
   for (const Rules& rules : trials()) {
     HarnessOptions options;
-    options.device = device;
+    options.device = *device;
     options.rules = rules;
     options.faithful = true;
     Request request = make_request(ids, kAnswer);
     request.sampling.logprobs = 20;
-    const Collected expected = EngineHarness(model(device), options).generate(request);
+    const Collected expected = EngineHarness(model(device->name), options).generate(request);
     const Collected::Choice& choice = expected.choices[0];
     REQUIRE(choice.tokens.size() == kAnswer);
 
@@ -109,7 +110,7 @@ TEST_CASE("Probe: rows under trial equal the engine's, bit for bit", "[calibrate
 
 TEST_CASE("Probe: greedy stops before a stop token and continues behind forced ones",
           "[calibrate][unit]") {
-  Device mine("cpu", {64, 16});
+  Device mine({"cpu"}, {64, 16});
   const Rules rules = {kRazor, kFull, kRazor, kWindow};
   ProbePrompt prompt = mine.probe.read(random_ids(100, 4), 64);
   const std::vector<int32_t> answer = mine.probe.greedy(prompt, rules, 20, {});
@@ -127,7 +128,7 @@ TEST_CASE("Probe: greedy stops before a stop token and continues behind forced o
 }
 
 TEST_CASE("Probe: a trial changes what it should", "[calibrate][unit]") {
-  Device mine("ref", {64, 16});
+  Device mine({"ref"}, {64, 16});
   ProbePrompt prompt = mine.probe.read(random_ids(150, 5), 16);
   const std::vector<int32_t> follow = random_ids(16, 6);
   const std::vector<float> dense = mine.probe.logits(prompt, Rules(4, kFull), follow);

@@ -43,12 +43,14 @@ class WaitingSink final : public TokenSink {
 
 class Server {
  public:
-  explicit Server(EngineConfig config) {
+  Server(const TestDevice& device, EngineConfig config) {
     log::set_level("warn");
     config.model = folder_.path().string() + "/tiny.gguf";
     write_tiny_gguf(config.model);
     if (config.attention == "razor") config.head_table = folder_.add("t.json", kTable);
-    config.device = "ref";
+    config.kv_cache_dtype = "f32";
+    config.device = device.name;
+    config.deterministic = device.exact;
     config.threads = 1;
     config.window_recent = 64;
     config.window_block = 32;
@@ -87,8 +89,10 @@ EngineConfig config_for(const char* attention) {
 
 }  // namespace
 
-TEST_CASE("Engine: the attention field narrows what the server runs", "[engine][unit]") {
-  Server server(config_for("razor"));
+TEST_CASE("Engine: the attention field narrows what the server runs", "[engine][unit][device]") {
+  const auto device = each_device();
+  if (!device) return;
+  Server server(*device, config_for("razor"));
   const ModelInfo& info = server.engine().model_info();
   REQUIRE(info.attention == "razor");
   REQUIRE_THAT(info.head_table, Contains("t.json (razor)"));
@@ -129,11 +133,13 @@ TEST_CASE("Engine: the attention field narrows what the server runs", "[engine][
       Contains("selects nothing"));
 }
 
-TEST_CASE("Engine: the operator bounds what requests may ask", "[engine][unit]") {
+TEST_CASE("Engine: the operator bounds what requests may ask", "[engine][unit][device]") {
+  const auto device = each_device();
+  if (!device) return;
   EngineConfig config = config_for("razor");
   config.allow_dense_requests = false;
   config.max_kv_budget = 60;
-  Server server(config);
+  Server server(*device, config);
   REQUIRE_THAT(server.ask({.policy = "dense", .kv_budget = {}, .selection_budget = {}}).message,
                Contains("allow-dense-requests"));
   REQUIRE_THAT(server.ask({.policy = "duo", .kv_budget = {}, .selection_budget = {}}).message,
@@ -144,10 +150,12 @@ TEST_CASE("Engine: the operator bounds what requests may ask", "[engine][unit]")
 }
 
 TEST_CASE("Engine: a streaming policy promises longer contexts than a dense request gets",
-          "[engine][unit]") {
+          "[engine][unit][device]") {
+  const auto device = each_device();
+  if (!device) return;
   EngineConfig config = config_for("razor");
   config.prefill_mode = "streaming";
-  Server server(config);
+  Server server(*device, config);
   REQUIRE(server.engine().model_info().max_model_len > 3000);
   REQUIRE(server.ask({}, 2500).ok());
   const Status dense =
@@ -155,7 +163,7 @@ TEST_CASE("Engine: a streaming policy promises longer contexts than a dense requ
   REQUIRE(dense.code == StatusCode::kContextLength);
   REQUIRE_THAT(dense.message, Contains("2500"));
 
-  Server plain(config_for("dense"));
+  Server plain(*device, config_for("dense"));
   REQUIRE(plain.engine().model_info().num_full_heads == 4);
   REQUIRE(plain.ask({.policy = "dense", .kv_budget = {}, .selection_budget = {}}).ok());
   REQUIRE_THAT(plain.ask({.policy = "", .kv_budget = 100, .selection_budget = {}}).message,

@@ -68,7 +68,7 @@ Request random_request(std::mt19937& random, const std::vector<std::vector<int32
   return request;
 }
 
-void run_workload(const std::string& device, const Policy& policy, size_t num_requests) {
+void run_workload(const TestDevice& device, const Policy& policy, size_t num_requests) {
   CAPTURE(device, policy.name);
   HarnessOptions options;
   options.device = device;
@@ -124,12 +124,7 @@ void run_workload(const std::string& device, const Policy& policy, size_t num_re
     if (i % 4 != 0) continue;  // every fourth is run again
     const Collected expected = reference.generate(c.request);
     REQUIRE(c.collected->prompt_logprobs.size() == expected.prompt_logprobs.size());
-    for (size_t k = 0; k < expected.choices.size(); ++k) {
-      REQUIRE(c.collected->choices[k].tokens == expected.choices[k].tokens);
-      for (size_t t = 0; t < expected.choices[k].logprobs.size(); ++t)
-        REQUIRE(c.collected->choices[k].logprobs[t].chosen.logprob ==
-                expected.choices[k].logprobs[t].chosen.logprob);
-    }
+    require_same(device, *c.collected, expected);
   }
   REQUIRE(finished > static_cast<int>(num_requests / 10 * 7));
   REQUIRE(cancelled > static_cast<int>(num_requests / 50));
@@ -137,13 +132,14 @@ void run_workload(const std::string& device, const Policy& policy, size_t num_re
 
 }  // namespace
 
-TEST_CASE("Workload: 1,000 random requests on a tiny pool", "[engine][unit]") {
-  const std::string device = GENERATE("ref", "cpu");
+TEST_CASE("Workload: 1,000 random requests on a tiny pool", "[engine][unit][device]") {
+  const auto device = each_device();
+  if (!device) return;
   const Policy policy = GENERATE(from_range(std::begin(kPolicies), std::end(kPolicies)));
-  run_workload(device, policy, kSanitized ? 120 : 1000);
+  run_workload(*device, policy, kSanitized ? 120 : 1000);
 }
 
 TEST_CASE("Workload: soak of 10,000 mixed requests", "[engine][slow]") {
   const Policy policy = GENERATE(from_range(std::begin(kPolicies), std::end(kPolicies)));
-  run_workload("cpu", policy, 10000);
+  run_workload({"cpu"}, policy, 10000);
 }

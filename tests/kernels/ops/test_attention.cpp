@@ -67,9 +67,10 @@ class Feeder {
     }
   }
 
+  void rotate_nothing() { same_angle_ = true; }
   // Without rotation-free keys RoPE would make equal inputs differ: all positions get one angle.
   void make_equal_keys() {
-    same_angle_ = true;
+    rotate_nothing();
     for (std::vector<float>& k : k_) {
       const size_t cols = static_cast<size_t>(case_.heads.num_kv_heads) * shape_.head_dim;
       for (size_t i = cols; i < k.size(); ++i) k[i] = k[i - cols];
@@ -280,6 +281,17 @@ const std::vector<Case>& cases() {
   return all;
 }
 
+// Every group size with every head size and page format. Fed without rotation: where the last bit
+// of an angle differs, a key now and then rounds to its neighbour, 1 / 256 away in bf16.
+std::vector<Case> shapes() {
+  std::vector<Case> all;
+  for (const DType format : {DType::kF32, DType::kF16, DType::kBF16})
+    for (const int32_t group : {1, 3, 6, 7, 8})
+      for (const int32_t head_dim : {64, 80, 96, 128, 256})
+        all.push_back({{2 * group, 2, head_dim}, format, 16});
+  return all;
+}
+
 std::string describe(const Case& c) {
   return "heads " + std::to_string(c.heads.num_heads) + "/" + std::to_string(c.heads.num_kv_heads) +
          " dim " + std::to_string(c.heads.head_dim) + " " + dtype_name(c.format) + " page " +
@@ -287,29 +299,45 @@ std::string describe(const Case& c) {
          std::to_string(c.block);
 }
 
-void check_agreement(Ops& ops, double half_nmse = 1e-10, double bf16_nmse = 1e-10) {
+struct Tolerance {
+  double f16 = 1e-10, bf16 = 1e-10;  // nmse of outputs, by the format of the pages
+  double lse = 1e-4;                 // largest difference, of pages of 16 bits
+};
+// Tensor cores: queries and weights of the softmax are rounded to the format of the pages, by up to
+// 2^-12 (f16) or 2^-9 (bf16) of themselves; keys may differ in sign, so that sums magnify it.
+// RefOps on queries rounded to bf16 is up to 0.0204 away in the log of the sum (head size 256
+// below).
+constexpr Tolerance kTensorCores{2e-6, 1e-4, 2.5e-2};
+
+void check_agreement(Ops& ops, const Case& c, const Tolerance& tolerance, bool rotates = true) {
   ThreadPool pool(2);
   const auto ref = make_ref_ops(pool);
-  for (const Case& c : cases()) {
-    const int32_t page = c.page_tokens;
-    const std::vector<int32_t> lengths = {1, page - 1, page, page + 1, 203};
-    const std::vector<int32_t> chunks = {1, 1, 5, 64, 37};
-    INFO(describe(c));
-    Feeder oracle(*ref, c, lengths, 1);
-    Feeder device(ops, c, lengths, 1);
-    const auto expected = oracle.feed(chunks);
-    const auto got = device.feed(chunks);
-    for (size_t s = 0; s < lengths.size(); ++s) {
-      const auto d = difference(got[s], expected[s]);
-      const auto lse = difference(device.lse()[s], oracle.lse()[s]);
-      INFO("sequence " << s << ": " << d << "; log of the sum: " << lse);
-      // fp32 against fp32 on the same 16-bit keys, or what the tensor cores round
-      CHECK(d.nmse < (c.format == DType::kF32   ? 1e-10
-                      : c.format == DType::kF16 ? half_nmse
-                                                : bf16_nmse));
-      CHECK(lse.max_abs < (half_nmse > 1e-10 && c.format != DType::kF32 ? 2e-2 : 1e-4));
-    }
+  const int32_t page = c.page_tokens;
+  const std::vector<int32_t> lengths = {1, page - 1, page, page + 1, 203};
+  const std::vector<int32_t> chunks = {1, 1, 5, 64, 37};
+  INFO(describe(c));
+  Feeder oracle(*ref, c, lengths, 1);
+  Feeder device(ops, c, lengths, 1);
+  if (!rotates) oracle.rotate_nothing();
+  if (!rotates) device.rotate_nothing();
+  const auto expected = oracle.feed(chunks);
+  const auto got = device.feed(chunks);
+  for (size_t s = 0; s < lengths.size(); ++s) {
+    const auto d = difference(got[s], expected[s]);
+    const auto lse = difference(device.lse()[s], oracle.lse()[s]);
+    INFO("sequence " << s << ": " << d << "; log of the sum: " << lse);
+    // fp32 against fp32 on the same 16-bit keys, or what the tensor cores round
+    CHECK(d.nmse < (c.format == DType::kF32   ? 1e-10
+                    : c.format == DType::kF16 ? tolerance.f16
+                                              : tolerance.bf16));
+    CHECK(lse.max_abs < (c.format == DType::kF32 ? 1e-4 : tolerance.lse));
   }
+}
+void check_agreement(Ops& ops, const Tolerance& tolerance = {}) {
+  for (const Case& c : cases()) check_agreement(ops, c, tolerance);
+}
+void check_shapes(Ops& ops, const Tolerance& tolerance = {}) {
+  for (const Case& c : shapes()) check_agreement(ops, c, tolerance, false);
 }
 
 // Rows decoded one by one on `single` are those that `several` computes otherwise.
@@ -401,13 +429,27 @@ TEST_CASE("attention agrees with RefOps on the GPU, keys split over blocks or no
   check_agreement(*splitting_cuda_ops());
 }
 
-// Tensor cores: queries and weights of the softmax are rounded to the format of the pages, by up to
-// 2^-12 (f16) or 2^-9 (bf16) of themselves; keys may differ in sign, so that sums magnify it.
 TEST_CASE("attention on the GPU's tensor cores agrees with RefOps", "[cuda]") {
   const auto ops = testing::cuda_or_skip();
   if (!ops) return;
   ops->reserve(4096);
-  check_agreement(*ops, 2e-6, 1e-4);
+  check_agreement(*ops, kTensorCores);
+}
+
+TEST_CASE("every group size, head size and page format agrees with RefOps") {
+  ThreadPool pool(2);
+  check_shapes(*make_cpu_ops(pool));
+}
+
+TEST_CASE("every group size, head size and page format agrees with RefOps on the GPU", "[cuda]") {
+  if (const auto ops = splitting_cuda_ops()) check_shapes(*ops);
+}
+
+TEST_CASE("every group size, head size and page format on the GPU's tensor cores", "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  ops->reserve(4096);
+  check_shapes(*ops, kTensorCores);
 }
 
 TEST_CASE("long sequences on the GPU's tensor cores: decode in splits, prefill in tiles",
