@@ -41,6 +41,10 @@ Status Lifecycle::accepting() const {
     case ServerState::kFailed:
       break;
   }
+  return failed_status();
+}
+
+Status Lifecycle::failed_status() {
   return {StatusCode::kUnavailable, "the engine failed; the server is about to exit", ""};
 }
 

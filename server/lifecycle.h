@@ -23,6 +23,7 @@ class Lifecycle final {
   void set_ready();
   void set_draining();
   void set_failed() { state_.store(ServerState::kFailed); }
+  static Status failed_status();
   // Ok only when ready; otherwise kUnavailable with what the client should do.
   Status accepting() const;
 

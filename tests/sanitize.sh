@@ -5,9 +5,9 @@
 # Runs the programs labelled unit (the contract and random-workload tests of the engine, HTTP and
 # gRPC are among them). Left out: golden and e2e, which compare numbers and texts of a real model and
 # take the same code, lint, and cases tagged [slow].
-# test_grpc runs under address only: ThreadSanitizer cannot see the synchronisation inside Debian's
-# gRPC and Abseil, which are not built with it, and reports races in them (and crashes in their
-# headers, which behave otherwise when they are compiled under it).
+# test_grpc and test_serve run under address only: ThreadSanitizer cannot see the synchronisation
+# inside Debian's gRPC and Abseil, which are not built with it, and reports races in them (and
+# crashes in their headers, which behave otherwise when they are compiled under it).
 # HEADWATER_SANITIZE_TARGETS="test_http test_grpc" builds and runs just those programs.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -23,7 +23,7 @@ case $kind in
     ;;
 esac
 
-[ "$kind" = address ] || set -- --exclude-regex '^test_grpc$' "$@"
+[ "$kind" = address ] || set -- --exclude-regex '^test_(grpc|serve)$' "$@"
 
 export ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1:${ASAN_OPTIONS:-}"
 export UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS:-}"

@@ -10,8 +10,14 @@ void Service::attach(Engine& engine) {
   lifecycle_.set_ready();
 }
 
-Status Service::can_accept() const {
+// The engine knows of its failure before the main thread does.
+Status Service::health() const {
   if (Status status = lifecycle_.accepting(); !status.ok()) return status;
+  return engine()->healthy() ? Status::Ok() : Lifecycle::failed_status();
+}
+
+Status Service::can_accept() const {
+  if (Status status = health(); !status.ok()) return status;
   return engine()->can_accept();
 }
 

@@ -27,8 +27,10 @@ class Service final {
   const ServerConfig& config() const { return config_; }
   // Null while loading.
   Engine* engine() const { return engine_.load(std::memory_order_acquire); }
-  // kUnavailable while loading, draining or failed, kResourceExhausted when the queue is full. Ask
-  // before tokenizing; after an Ok, engine() and prompts() are there.
+  // kUnavailable while loading, draining or failed.
+  Status health() const;
+  // The same, or kResourceExhausted when the queue is full. Ask before tokenizing; after an Ok,
+  // engine() and prompts() are there.
   Status can_accept() const;
   // Only after attach().
   const PromptBuilder& prompts() const { return *prompts_; }

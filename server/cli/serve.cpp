@@ -74,7 +74,9 @@ void print_banner(const Engine& engine, const std::string& http, const std::stri
 }
 
 // Loads on a thread of its own, so that a signal still ends the process.
-std::unique_ptr<Engine> load(const EngineConfig& config, ShutdownSignals& signals) {
+std::unique_ptr<Engine> load(const EngineConfig& config,
+                             const EngineMaker& make_engine,
+                             ShutdownSignals& signals) {
   auto loading =
       std::async(std::launch::async, [&] { return make_engine(config, make_load_progress()); });
   const auto is_loading = [&] {
@@ -90,7 +92,13 @@ std::unique_ptr<Engine> load(const EngineConfig& config, ShutdownSignals& signal
 }  // namespace
 
 int run_serve(const std::vector<std::string>& args, const std::vector<EnvVar>& env) {
-  const LoadedConfig loaded = load_config(args, env);
+  return serve(load_config(args, env),
+               [](const EngineConfig& config, const LoadProgress& progress) {
+                 return headwater::make_engine(config, progress);
+               });
+}
+
+int serve(const LoadedConfig& loaded, const EngineMaker& make_engine) {
   const ServerConfig& config = loaded.config.server;
   log::set_level(config.log_level);
   print_config(loaded);
@@ -105,7 +113,7 @@ int run_serve(const std::vector<std::string>& args, const std::vector<EnvVar>& e
   if (config.grpc_port != 0) grpc.emplace(service);
 
   const auto load_start = Clock::now();
-  engine = load(loaded.config.engine, signals);
+  engine = load(loaded.config.engine, make_engine, signals);
   service.attach(*engine);
   if (grpc) grpc->set_serving(true);
   print_banner(*engine,

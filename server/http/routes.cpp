@@ -55,7 +55,7 @@ void readyz(const HandlerContext& context, const std::shared_ptr<Exchange>& exch
 }
 
 void health(const HandlerContext& context, const std::shared_ptr<Exchange>& exchange) {
-  if (Status status = context.service.lifecycle().accepting(); !status.ok()) {
+  if (Status status = context.service.health(); !status.ok()) {
     return exchange->reply(error_reply(status));
   }
   exchange->reply({200, R"({"status":"ok"})"});
