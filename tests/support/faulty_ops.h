@@ -24,6 +24,15 @@ inline Fault out_of_memory(const std::string& device) {
   return {[](Ops&) { throw CudaError("cannot allocate"); }, "cannot allocate"};
 }
 
+// A kernel that reads what is not there. Nothing of this process reaches the GPU once it has run.
+inline Fault killed_context() {
+  return {[](Ops& ops) {
+            void* const page_zero = reinterpret_cast<void*>(uintptr_t{256});
+            ops.softcap({page_zero, DType::kF32, 1, 64, 64}, 1.0f);
+          },
+          "illegal memory access"};
+}
+
 // Shared by the test's thread, which lights it, and the device's.
 struct Fuse {
   static constexpr int64_t kUnlit = std::numeric_limits<int64_t>::max();

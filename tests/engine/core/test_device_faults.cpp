@@ -135,3 +135,9 @@ TEST_CASE("Device faults: whatever call of a step breaks, every request ends wit
   const int64_t calls = GENERATE(0, 1, 2, 3, 10, 25, 40, 100);
   check_step(*device, out_of_memory(device->name), calls);
 }
+
+// Last: nothing of this process reaches the GPU after it.
+TEST_CASE("Device faults: a kernel that reads what is not there", "[engine][cuda]") {
+  if (const std::string obstacle = cuda_obstacle(); !obstacle.empty()) return skip(obstacle);
+  check_step({"cuda"}, killed_context(), 30);
+}

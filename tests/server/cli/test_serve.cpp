@@ -149,4 +149,11 @@ TEST_CASE("serve: a device that breaks in a step answers every request and ends 
   check_failure(*device, testing::out_of_memory(device->name));
 }
 
+// Last: nothing of this process reaches the GPU after it.
+TEST_CASE("serve: a kernel that reads what is not there", "[server][cuda]") {
+  if (const std::string obstacle = cuda_obstacle(); !obstacle.empty())
+    return testing::skip(obstacle);
+  check_failure({"cuda"}, testing::killed_context());
+}
+
 }  // namespace headwater
