@@ -50,6 +50,17 @@ struct StepView {
 };
 
 enum class LinearMode : uint8_t { kOverwrite, kAdd };
+enum class Gate : uint8_t { kSilu, kGeluTanh, kNone };
+
+// A product with what stands before and behind it in a layer.
+struct FusedLinear {
+  Matrix x;                     // [m, W.cols]
+  const float* norm = nullptr;  // the weight of an rms_norm before it; null: none
+  float eps = 0.0f;             // of the norm
+  Gate gate = Gate::kNone;      // behind it: W's rows are the gate's, then as many of what it gates
+  Matrix out;                   // [m, W.rows], or half of the columns behind a gate
+  Matrix normed, product;       // scratch for x normalised and for the product before the gate
+};
 
 struct HeadShape {
   int32_t num_heads = 0;     // query heads
@@ -107,6 +118,16 @@ class Ops {
   virtual void head_norm(Matrix x, const float* weight, float eps, int32_t num_heads) = 0;
   // out (+)= x * W^T.  x: [m, W.cols], out: [m, W.rows]
   virtual void linear(const Weight& weight, Matrix x, Matrix out, LinearMode mode) = 0;
+  // rms_norm, linear and the gate, to their bits; a device may do in one what is here in three.
+  virtual void fused_linear(const Weight& weight, const FusedLinear& args) {
+    if (args.norm != nullptr) rms_norm(args.x, args.norm, args.eps, args.normed);
+    linear(weight,
+           args.norm != nullptr ? args.normed : args.x,
+           args.gate == Gate::kNone ? args.out : args.product,
+           LinearMode::kOverwrite);
+    if (args.gate == Gate::kSilu) silu_mul(args.product, args.out);
+    if (args.gate == Gate::kGeluTanh) gelu_mul(args.product, args.out);
+  }
   // x[r, :] += bias[:], bias: [cols] f32
   virtual void add_bias(Matrix x, const float* bias) = 0;
   // out += scale * x, of one shape

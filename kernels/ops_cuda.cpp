@@ -98,19 +98,19 @@ class CudaOps final : public Ops {
     cuda::rms_norm(x, weight, eps, out, stream_);
   }
   void linear(const Weight& weight, Matrix x, Matrix out, LinearMode mode) override {
-    const bool add = mode == LinearMode::kAdd;
     const int64_t at_once = deterministic_ ? kExactRows : x.rows;
     for (int64_t row = 0; row < x.rows; row += at_once) {
       const int64_t rows = std::min(at_once, x.rows - row);
-      cuda::linear(on_device(weight),
-                   rows_from(x, row, rows),
-                   rows_from(out, row, rows),
-                   add,
-                   linear_,
-                   num_processors_,
-                   cublas_,
-                   stream_);
+      FusedLinear product;
+      product.x = rows_from(x, row, rows);
+      product.out = rows_from(out, row, rows);
+      multiply(weight, product, mode == LinearMode::kAdd);
     }
+  }
+  void fused_linear(const Weight& weight, const FusedLinear& args) override {
+    const bool exact = !deterministic_ || args.x.rows <= kExactRows;
+    if (!exact || !cuda::can_fuse(on_device(weight), args)) return Ops::fused_linear(weight, args);
+    multiply(weight, args, false);
   }
   void add_bias(Matrix x, const float* bias) override { cuda::add_bias(x, bias, stream_); }
   void rope_angles(const RopeSpec& rope, const StepView& step, Matrix out) override {
@@ -179,6 +179,10 @@ class CudaOps final : public Ops {
   void synchronize() override { HW_CUDA(cudaStreamSynchronize(stream_.get())); }
 
  private:
+  void multiply(const Weight& weight, const FusedLinear& product, bool add) {
+    cuda::linear(on_device(weight), product, add, linear_, num_processors_, cublas_, stream_);
+  }
+
   bool deterministic_;
   cuda::Stream stream_;
   cuda::Cublas cublas_;

@@ -99,9 +99,8 @@ Matrix Model::forward(const StepView& step, int32_t num_long_rows) {
   if (step.num_logit_rows == 0) return logits(0);
   const Matrix last = scratch(normed_, step.num_logit_rows, spec_.hidden_dim);
   ops_.gather_logit_rows(x, step, last);
-  ops_.rms_norm(last, output_norm_.data(), spec_.rms_eps, last);
   const Matrix out = logits(step.num_logit_rows);
-  ops_.linear(output_ ? *output_ : *embedding_, last, out, LinearMode::kOverwrite);
+  begin_branch(output_norm_, output_ ? *output_ : *embedding_, Gate::kNone, last, out);
   if (spec_.logit_softcap > 0) ops_.softcap(out, spec_.logit_softcap);
   return out;
 }
@@ -126,12 +125,17 @@ void Model::rotate(std::span<const RopeSpec> ropes,
   }
 }
 
-// What a branch reads: x itself where the architecture does not normalise before it.
-Matrix Model::before(const Vector& norm, Matrix x) {
-  if (norm.data() == nullptr) return x;
-  const Matrix h = scratch(normed_, x.rows, spec_.hidden_dim);
-  ops_.rms_norm(x, norm.data(), spec_.rms_eps, h);
-  return h;
+// out = gate(norm(x) * weight^T); x itself where the architecture does not normalise before it.
+void Model::begin_branch(
+    const Vector& norm, const Weight& weight, Gate gate, Matrix x, Matrix out) {
+  ops_.fused_linear(weight,
+                    {.x = x,
+                     .norm = norm.data(),
+                     .eps = spec_.rms_eps,
+                     .gate = gate,
+                     .out = out,
+                     .normed = scratch(normed_, x.rows, spec_.hidden_dim),
+                     .product = scratch(wide_, x.rows, weight.rows)});
 }
 
 // x += residual_scale * norm(branch * weight^T + bias)
@@ -159,7 +163,7 @@ void Model::attention_block(int32_t index, const StepView& step, Matrix x) {
   const int64_t kv_cols = int64_t{heads.num_kv_heads} * heads.head_dim;
 
   const Matrix qkv = scratch(wide_, step.num_rows, q_cols + 2 * kv_cols);
-  ops_.linear(*layer.qkv, before(layer.attn_norm, x), qkv, LinearMode::kOverwrite);
+  begin_branch(layer.attn_norm, *layer.qkv, Gate::kNone, x, qkv);
   if (layer.qkv_bias.data() != nullptr) ops_.add_bias(qkv, layer.qkv_bias.data());
 
   const bool rotary = spec.rope_idx >= 0;
@@ -196,14 +200,8 @@ void Model::attention_block(int32_t index, const StepView& step, Matrix x) {
 void Model::ffn_block(int32_t index, const StepView& step, Matrix x) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const int64_t ffn_dim = spec_.layers[static_cast<size_t>(index)].ffn_dim;
-  const Matrix gate_up = scratch(wide_, step.num_rows, 2 * ffn_dim);
-  ops_.linear(*layer.gate_up, before(layer.ffn_norm, x), gate_up, LinearMode::kOverwrite);
   const Matrix gated = scratch(narrow_, step.num_rows, ffn_dim);
-  if (spec_.gate == Gate::kSilu) {
-    ops_.silu_mul(gate_up, gated);
-  } else {
-    ops_.gelu_mul(gate_up, gated);
-  }
+  begin_branch(layer.ffn_norm, *layer.gate_up, spec_.gate, x, gated);
   add_branch(*layer.down, {}, layer.ffn_post_norm, gated, x);
 }
 

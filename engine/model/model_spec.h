@@ -16,8 +16,6 @@ namespace headwater {
 // row as one vector.
 enum class QkNorm : uint8_t { kNone, kHead, kRow };
 
-enum class Gate : uint8_t { kSilu, kGeluTanh };  // of gate(x W_gate) * (x W_up)
-
 struct LayerSpec {
   HeadShape heads;
   int32_t ffn_dim = 0;
@@ -37,7 +35,7 @@ struct ModelSpec {
   bool norm_before = true;  // each branch
   bool norm_after = false;
   QkNorm qk_norm = QkNorm::kNone;
-  Gate gate = Gate::kSilu;
+  Gate gate = Gate::kSilu;  // of gate(x W_gate) * (x W_up)
   float embedding_scale = 1.0f;
   float residual_scale = 1.0f;
   float logit_scale = 1.0f;     // logits = logit_softcap by (logit_scale * h W_output)

@@ -215,41 +215,6 @@ __global__ void __launch_bounds__(32 * kWarps) attention_kernel(Attention a) {
   }
 }
 
-// The softmax over all splits of a query: their sums and maxima in parallel, one or two a lane,
-// then the values of those that saw something.
-template <int kChunks>
-__device__ State<kChunks> merge_splits(const Attention& a, int32_t row, int32_t head) {
-  static_assert(kMaxSplits <= 64);
-  const int lane = threadIdx.x % 32;
-  float largest[2], weight[2], sum = 0;
-  uint32_t seen[2];
-  for (int i = 0; i < 2; ++i) {
-    const int32_t s = 32 * i + lane;
-    largest[i] = s < a.splits ? a.partial(row, head, s)[0] : -INFINITY;
-    seen[i] = __ballot_sync(~0u, largest[i] != -INFINITY);
-  }
-  State<kChunks> total;
-  total.clear();
-  total.largest = warp_max(fmaxf(largest[0], largest[1]));
-  if (total.largest == -INFINITY) return total;
-  for (int i = 0; i < 2; ++i) {
-    const int32_t s = 32 * i + lane;
-    weight[i] = expf(largest[i] - total.largest);
-    if (weight[i] > 0) sum = fmaf(a.partial(row, head, s)[1], weight[i], sum);
-  }
-  total.sum = warp_sum(sum);
-  const int32_t num_seen = seen[1] != 0 ? 64 - __clz(seen[1]) : 32 - __clz(seen[0]);
-#pragma unroll 8
-  for (int32_t s = 0; s < num_seen; ++s) {
-    const float mine = __shfl_sync(~0u, s < 32 ? weight[0] : weight[1], s % 32);
-    const float* from = a.partial(row, head, s) + 2;
-    for (int c = 0; c < kChunks; ++c)
-      if (32 * c + lane < a.head_dim)
-        total.values[c] = fmaf(from[32 * c + lane], mine, total.values[c]);
-  }
-  return total;
-}
-
 // Warp (row, head): the partial results of its segments, in order, or of its splits.
 template <int kChunks>
 __global__ void __launch_bounds__(32 * kMergeWarps) merge_kernel(Attention a) {
@@ -262,7 +227,7 @@ __global__ void __launch_bounds__(32 * kMergeWarps) merge_kernel(Attention a) {
   const auto row = static_cast<int32_t>(query / a.num_heads);
   const auto head = static_cast<int32_t>(query % a.num_heads);
   if (a.splits > 0) {
-    State<kChunks> merged = merge_splits<kChunks>(a, row, head);
+    State<kChunks> merged = merge_splits<kChunks>(a, row, head, a.splits);
     return finish(a, row, head, merged);
   }
   const int32_t num_segments = a.positions[row] / kSegmentTokens + 1;
@@ -334,10 +299,12 @@ void run(Attention a, const AttentionScratch& scratch, const Stream& stream) {
 // fit the registers.
 template <int kChunks>
 void run_chunks(Attention& a, DType format, const AttentionScratch& scratch, const Stream& stream) {
-  if (!scratch.deterministic &&
-      (attention_wgmma(a, format, scratch, stream) || attention_mma(a, format, scratch, stream))) {
-    if (a.partials != nullptr) merge<kChunks>(a, stream);
-    return;
+  if (!scratch.deterministic) {
+    if (attention_wgmma(a, format, scratch, stream)) {
+      if (a.partials != nullptr) merge<kChunks>(a, stream);
+      return;
+    }
+    if (attention_mma(a, format, scratch, stream)) return;
   }
   if constexpr (kChunks <= 4)
     if (!a.single_rows) return run<8, 8, kChunks>(a, scratch, stream);
@@ -353,7 +320,8 @@ AttentionScratch attention_scratch(int32_t max_tokens,
   return {allocate_device(kScratchBytes, stream),
           (max_tokens + kSegmentTokens - 1) / kSegmentTokens,
           num_processors,
-          deterministic};
+          deterministic,
+          allocate_device(num_processors * int64_t{sizeof(int32_t)}, stream)};
 }
 
 void attention(const AttentionArgs& args,

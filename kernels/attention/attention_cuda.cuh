@@ -24,6 +24,7 @@ struct AttentionScratch {
   int32_t max_segments = 0;    // of the longest sequence; 0: not known, nothing is split
   int32_t num_processors = 0;  // of the device
   bool deterministic = false;  // not on tensor cores
+  Buffer arrived;              // zeros, [num_processors] int32_t
 };
 
 AttentionScratch attention_scratch(int32_t max_tokens,

@@ -6,7 +6,7 @@
 //
 // Two shapes of one kernel. Prefill: every warp has 16 queries, all share the keys. Decode: the
 // warps share 16 queries (the heads of a group) and take a part of each tile of keys, merged at the
-// end.
+// end. Where blocks split a list of keys, the last of them merges.
 #include <algorithm>
 
 #include "kernels/attention/attention_mma_cuda.cuh"
@@ -38,6 +38,20 @@ struct Shape {
   static_assert(!kAhead || kStages >= 3);
   static_assert(kWarpKeys % 16 == 0 && kDim % 16 == 0 && (kWarpsQ == 1 || kWarpsK == 1));
 };
+
+// Whether this block is the last of `count` to come here: it sees what the others wrote before.
+__device__ inline bool is_last(int32_t* arrived, int32_t count) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = count == 1 || atomicAdd(arrived, 1) == count - 1;
+    if (last && count > 1) *arrived = 0;
+  }
+  __syncthreads();
+  __threadfence();
+  return last;
+}
 
 template <typename T, int kDim, int kWarpsQ, int kWarpsK, int kKeys, int kStages>
 __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a) {
@@ -80,11 +94,12 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
 
   const KeyTiles keys(group, tile_start, tile_end, kKeys);
   // Short lists of keys take fewer blocks than there are.
-  const int64_t splits =
+  const int32_t splits =
       min(static_cast<int32_t>(gridDim.z), (keys.count + kSplitTiles - 1) / kSplitTiles);
+  const bool partial = a.partials != nullptr && (splits > 1 || a.merges);
   const bool idle = blockIdx.z >= splits;
-  const auto begin = idle ? 0 : static_cast<int32_t>(keys.count * int64_t{blockIdx.z} / splits);
-  const auto end = idle ? 0 : static_cast<int32_t>(keys.count * (int64_t{blockIdx.z} + 1) / splits);
+  const auto begin = idle ? 0 : static_cast<int32_t>(int64_t{keys.count} * blockIdx.z / splits);
+  const auto end = idle ? 0 : static_cast<int32_t>(int64_t{keys.count} * (blockIdx.z + 1) / splits);
   const auto next_from = [&](int32_t ordinal) {
     while (ordinal < end && !keys.visible(group, ordinal, tile_start, kKeys)) ++ordinal;
     return ordinal;
@@ -107,15 +122,7 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
     }
   };
 
-  if (idle) {
-    wait_for_previous();  // whose merge reads what was there
-    for (int32_t i = threadIdx.x; i < tile.count; i += S::kThreads) {
-      float* to = a.partial(row_of(i), head_of(i), static_cast<int32_t>(blockIdx.z));
-      to[0] = -INFINITY;
-      to[1] = 0;
-    }
-    return;
-  }
+  if (idle) return;
   int32_t fetched = next_from(begin);  // ordinal that is fetched next
   int32_t current = fetched;
   int32_t ahead[kStages];
@@ -286,7 +293,7 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
   // One query's value d, as the kernel leaves it.
   const auto write = [&](int32_t query, int d, float value, float max2, float total) {
     const int32_t row = row_of(query), head = head_of(query);
-    if (a.partials != nullptr) {
+    if (partial) {
       a.partial(row, head, static_cast<int32_t>(blockIdx.z))[2 + d] = value;
       return;
     }
@@ -294,7 +301,7 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
     if (d == 0 && a.lse != nullptr) a.lse[row * a.lse_stride + head] = max2 * kLn2 + logf(total);
   };
   const auto write_sums = [&](int32_t query, float max2, float total) {
-    if (a.partials == nullptr) return;
+    if (!partial) return;
     float* to = a.partial(row_of(query), head_of(query), static_cast<int32_t>(blockIdx.z));
     to[0] = max2 * kLn2;
     to[1] = total;
@@ -345,10 +352,17 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
       write(query, d, value, max2, total);
     }
   }
+  if (!partial || !is_last(a.arrived + blockIdx.x * gridDim.y + blockIdx.y, splits)) return;
+  constexpr int kChunks = (kDim + 31) / 32;
+  for (int32_t query = warp; query < tile.count; query += kWarpsQ * kWarpsK) {
+    const int32_t row = row_of(query), head = head_of(query);
+    State<kChunks> merged = merge_splits<kChunks>(a, row, head, splits);
+    finish(a, row, head, merged);
+  }
 }
 
 template <typename T, int kDim, int kWarpsQ, int kWarpsK, int kKeys, int kStages>
-void run(Attention& a, const AttentionScratch& scratch, const Stream& stream) {
+void run(Attention a, const AttentionScratch& scratch, const Stream& stream) {
   using S = Shape<T, kDim, kWarpsQ, kWarpsK, kKeys, kStages>;
   const auto tiles_of = [](int64_t queries) {
     return (queries + S::kTileQueries - 1) / S::kTileQueries;
@@ -365,7 +379,7 @@ void run(Attention& a, const AttentionScratch& scratch, const Stream& stream) {
   if (splits > 1 || a.merges) {
     a.partials = scratch.partials.as<float>();
     a.max_segments = static_cast<int32_t>(splits);
-    a.splits = a.max_segments;
+    a.arrived = scratch.arrived.as<int32_t>();
   }
   const auto kernel = mma_kernel<T, kDim, kWarpsQ, kWarpsK, kKeys, kStages>;
   HW_CUDA(cudaFuncSetAttribute(
@@ -381,14 +395,14 @@ void run(Attention& a, const AttentionScratch& scratch, const Stream& stream) {
 }
 
 template <typename T, int kDim>
-void run_dim(Attention& a, const AttentionScratch& scratch, const Stream& stream) {
+void run_dim(const Attention& a, const AttentionScratch& scratch, const Stream& stream) {
   constexpr bool kLarge = kDim > 128;
   if (a.single_rows) return run < T, kDim, 1, 4, 64, kLarge ? 2 : 3 > (a, scratch, stream);
   return run < T, kDim, kLarge ? 4 : 8, 1, kLarge ? 32 : 64, 3 > (a, scratch, stream);
 }
 
 template <typename T>
-bool run_type(Attention& a, const AttentionScratch& scratch, const Stream& stream) {
+bool run_type(const Attention& a, const AttentionScratch& scratch, const Stream& stream) {
   switch (a.head_dim) {
     case 32:
       return run_dim<T, 32>(a, scratch, stream), true;
@@ -409,7 +423,7 @@ bool run_type(Attention& a, const AttentionScratch& scratch, const Stream& strea
 
 }  // namespace
 
-bool attention_mma(Attention& a,
+bool attention_mma(const Attention& a,
                    DType format,
                    const AttentionScratch& scratch,
                    const Stream& stream) {

@@ -6,11 +6,12 @@
 
 namespace headwater::cuda {
 
-constexpr int64_t kMaxSplits = 64;  // of the keys of one tile of queries
+constexpr int64_t kMaxSplits =
+    64;  // of the keys of one tile of queries; merge_splits() takes so many
 
 // Pages of `format`, head sizes 32, 64, 80, 96, 128 and 256, no selection; otherwise false, and
-// nothing was launched. Where it leaves partial results, a.partials and a.splits say so.
-bool attention_mma(Attention& a,
+// nothing was launched.
+bool attention_mma(const Attention& a,
                    DType format,
                    const AttentionScratch& scratch,
                    const Stream& stream);

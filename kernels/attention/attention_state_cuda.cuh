@@ -26,7 +26,8 @@ struct Attention {
   bool merges;      // something stands for tokens outside the pages
   float* partials;  // [row, head, segment][largest, sum, values[head_dim]]; null: nothing is split
   int32_t max_segments;
-  int32_t splits;  // > 0: so many partial results of every query; 0: one a segment of its keys
+  int32_t splits;    // > 0: so many partial results of every query; 0: one a segment of its keys
+  int32_t* arrived;  // zeros, one for the blocks that split a list of keys: the last merges
 
   __device__ float logit(float product) const {
     const float x = scale * product;
@@ -119,6 +120,43 @@ __device__ inline float warp_max(float value) {
   for (int offset = 16; offset > 0; offset /= 2)
     value = fmaxf(value, __shfl_xor_sync(~0u, value, offset));
   return value;
+}
+
+// The softmax over all splits of a query: their sums and maxima in parallel, one or two a lane,
+// then the values of those that saw something.
+template <int kChunks>
+__device__ inline State<kChunks> merge_splits(const Attention& a,
+                                              int32_t row,
+                                              int32_t head,
+                                              int32_t splits) {
+  const int lane = threadIdx.x % 32;
+  float largest[2], weight[2], sum = 0;
+  uint32_t seen[2];
+  for (int i = 0; i < 2; ++i) {
+    const int32_t s = 32 * i + lane;
+    largest[i] = s < splits ? a.partial(row, head, s)[0] : -INFINITY;
+    seen[i] = __ballot_sync(~0u, largest[i] != -INFINITY);
+  }
+  State<kChunks> total;
+  total.clear();
+  total.largest = warp_max(fmaxf(largest[0], largest[1]));
+  if (total.largest == -INFINITY) return total;
+  for (int i = 0; i < 2; ++i) {
+    const int32_t s = 32 * i + lane;
+    weight[i] = expf(largest[i] - total.largest);
+    if (weight[i] > 0) sum = fmaf(a.partial(row, head, s)[1], weight[i], sum);
+  }
+  total.sum = warp_sum(sum);
+  const int32_t num_seen = seen[1] != 0 ? 64 - __clz(seen[1]) : 32 - __clz(seen[0]);
+#pragma unroll 8
+  for (int32_t s = 0; s < num_seen; ++s) {
+    const float mine = __shfl_sync(~0u, s < 32 ? weight[0] : weight[1], s % 32);
+    const float* from = a.partial(row, head, s) + 2;
+    for (int c = 0; c < kChunks; ++c)
+      if (32 * c + lane < a.head_dim)
+        total.values[c] = fmaf(from[32 * c + lane], mine, total.values[c]);
+  }
+  return total;
 }
 
 // What stands for tokens outside the pages, then the output. By one warp.

@@ -8,13 +8,15 @@
 namespace headwater::cuda {
 
 bool can_run_few_rows(const CudaWeight::Part& part, Matrix x);
+// Whether few_rows() also normalises x.
+bool can_normalise(const CudaWeight::Part& part, Matrix x, const float* norm);
 // Whether few_rows() quantises the activations of more than one row into its scratch.
 bool multiplies_integers(QuantFormat format);
 int64_t few_rows_scratch_bytes(int64_t cols);
-// out (+)= x * part^T. quantised: scratch already holds what an earlier call made of the same x.
+// out = gate(norm(x) * part^T); add: out += x * part^T. quantised: scratch already holds what an
+// earlier call made of the same x and norm.
 void few_rows(const CudaWeight::Part& part,
-              Matrix x,
-              Matrix out,
+              const FusedLinear& product,
               bool add,
               bool quantised,
               uint8_t* scratch,

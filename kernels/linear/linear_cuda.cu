@@ -298,21 +298,32 @@ std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
   return weight;
 }
 
+bool can_fuse(const CudaWeight& weight, const FusedLinear& product) {
+  if (product.gate != Gate::kNone && (weight.parts.size() > 1 || weight.rows % 2 != 0))
+    return false;
+  return std::ranges::all_of(weight.parts, [&](const CudaWeight::Part& part) {
+    return can_run_few_rows(part, product.x) &&
+           (product.norm == nullptr || can_normalise(part, product.x, product.norm));
+  });
+}
+
 void linear(const CudaWeight& weight,
-            Matrix x,
-            Matrix out,
+            const FusedLinear& product,
             bool add,
             const LinearScratch& scratch,
             int32_t num_processors,
             const Cublas& cublas,
             const Stream& stream) {
+  const Matrix& x = product.x;
   if (x.rows == 0) return;
   bool quantised = false, narrowed = false;  // what the scratch holds of x
   auto* x16 = scratch.x.as<__half>();
   for (const CudaWeight::Part& part : weight.parts) {
-    const Matrix columns = out.columns(part.first_col, part.rows);
+    FusedLinear of_part = product;
+    of_part.out = product.out.columns(part.first_col, part.rows);
+    const Matrix& columns = of_part.out;
     if (can_run_few_rows(part, x)) {
-      few_rows(part, x, columns, add, quantised, scratch.x.as<uint8_t>(), num_processors, stream);
+      few_rows(part, of_part, add, quantised, scratch.x.as<uint8_t>(), num_processors, stream);
       quantised = quantised || (x.rows > 1 && multiplies_integers(part.format));
     } else if (can_run_mma_rows(part, x.rows)) {
       if (!narrowed) narrow(x, x16, stream);

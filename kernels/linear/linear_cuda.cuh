@@ -34,13 +34,16 @@ std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
                                         int64_t device_bytes,
                                         const Stream& stream);
 
-// Up to 8 rows (4 of F16): on the blocks, scalar formats in fp32, others with activations of 15
-// bits (dots_cuda.cuh). More: the weight and the activations as f16, 11 significant bits, on the
-// tensor cores, summed in fp32; up to 64 rows block formats are decoded on the way there
+// Whether linear() does a norm and a gate on the way: products of few rows do.
+bool can_fuse(const CudaWeight& weight, const FusedLinear& product);
+
+// out = gate(norm(x) * W^T) where can_fuse(), or out (+)= x * W^T without norm and gate.
+// Up to 4 rows (8 of F32 and BF16): on the blocks, scalar formats in fp32, others with activations
+// of 15 bits (dots_cuda.cuh). More: the weight and the activations as f16, 11 significant bits, on
+// the tensor cores, summed in fp32; up to 64 rows block formats are decoded on the way there
 // (mma_rows_cuda.cuh). F32 weights likewise in TF32.
 void linear(const CudaWeight& weight,
-            Matrix x,
-            Matrix out,
+            const FusedLinear& product,
             bool add,
             const LinearScratch& scratch,
             int32_t num_processors,

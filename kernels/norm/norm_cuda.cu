@@ -1,13 +1,12 @@
 #include "kernels/base/launch_cuda.cuh"
 #include "kernels/norm/norm_cuda.cuh"
+#include "kernels/norm/rows_cuda.cuh"
 
 namespace headwater::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
 
-// The threads' sums, each over its own columns in order, then a tree: one order for any batch.
 // kVectors: rows of whole float4s.
 template <bool kVectors>
 __global__ void rms_norm_kernel(const float* x,
@@ -19,33 +18,16 @@ __global__ void rms_norm_kernel(const float* x,
                                 int64_t cols) {
   start_next();
   wait_for_previous();
-  __shared__ float partial[kWarps];
   const float* in = x + blockIdx.x * x_stride;
   float* row = out + blockIdx.x * out_stride;
-  float sum = 0;
+  const float scale = rms_scale<kVectors>(in, cols, eps);
   if constexpr (kVectors) {
-    for (int64_t c = threadIdx.x; c < cols / 4; c += kThreads) {
-      const float4 v = reinterpret_cast<const float4*>(in)[c];
-      sum = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, sum))));
-    }
+    for (int64_t c = threadIdx.x; c < cols / 4; c += kNormThreads)
+      reinterpret_cast<float4*>(row)[c] = normalised(reinterpret_cast<const float4*>(in)[c],
+                                                     scale,
+                                                     reinterpret_cast<const float4*>(weight)[c]);
   } else {
-    for (int64_t c = threadIdx.x; c < cols; c += kThreads) sum = fmaf(in[c], in[c], sum);
-  }
-  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = sum;
-  __syncthreads();
-  float total = 0;
-  for (float value : partial) total += value;
-  const float scale = 1.0f / sqrtf(total / static_cast<float>(cols) + eps);
-  if constexpr (kVectors) {
-    for (int64_t c = threadIdx.x; c < cols / 4; c += kThreads) {
-      const float4 v = reinterpret_cast<const float4*>(in)[c];
-      const float4 w = reinterpret_cast<const float4*>(weight)[c];
-      reinterpret_cast<float4*>(row)[c] = {
-          v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w};
-    }
-  } else {
-    for (int64_t c = threadIdx.x; c < cols; c += kThreads) row[c] = in[c] * scale * weight[c];
+    for (int64_t c = threadIdx.x; c < cols; c += kNormThreads) row[c] = in[c] * scale * weight[c];
   }
 }
 
@@ -56,11 +38,9 @@ __global__ void add_bias_kernel(float* x, int64_t stride, const float* bias, int
   if (c < cols) x[blockIdx.x * stride + c] += bias[c];
 }
 
-__device__ inline float silu(float x) { return x / (1.0f + expf(-x)); }
-
 // kVectors: rows of whole float4s, one a thread.
-template <bool kVectors>
-__global__ void silu_mul_kernel(
+template <Gate kGate, bool kVectors>
+__global__ void gate_mul_kernel(
     const float* gate_up, int64_t in_stride, float* out, int64_t out_stride, int64_t cols) {
   start_next();
   wait_for_previous();
@@ -71,24 +51,13 @@ __global__ void silu_mul_kernel(
     if (c >= cols / 4) return;
     const float4 gate = reinterpret_cast<const float4*>(in)[c];
     const float4 up = reinterpret_cast<const float4*>(in + cols)[c];
-    reinterpret_cast<float4*>(row)[c] = {
-        silu(gate.x) * up.x, silu(gate.y) * up.y, silu(gate.z) * up.z, silu(gate.w) * up.w};
+    reinterpret_cast<float4*>(row)[c] = {gated(kGate, gate.x, up.x),
+                                         gated(kGate, gate.y, up.y),
+                                         gated(kGate, gate.z, up.z),
+                                         gated(kGate, gate.w, up.w)};
   } else if (c < cols) {
-    row[c] = silu(in[c]) * in[cols + c];
+    row[c] = gated(kGate, in[c], in[cols + c]);
   }
-}
-
-// By gelu's approximation with tanh.
-__global__ void gelu_mul_kernel(
-    const float* gate_up, int64_t in_stride, float* out, int64_t out_stride, int64_t cols) {
-  start_next();
-  wait_for_previous();
-  const int64_t c = int64_t{blockIdx.y} * kThreads + threadIdx.x;
-  if (c >= cols) return;
-  const float* in = gate_up + blockIdx.x * in_stride;
-  const float x = in[c];
-  const float inner = 0.7978845608028654f * fmaf(0.044715f * x * x, x, x);
-  out[blockIdx.x * out_stride + c] = 0.5f * x * (1.0f + tanhf(inner)) * in[cols + c];
 }
 
 __global__ void add_scaled_kernel(
@@ -142,6 +111,23 @@ dim3 grid_of(int64_t rows, int64_t cols) {
   return {static_cast<unsigned>(rows), static_cast<unsigned>((cols + kThreads - 1) / kThreads)};
 }
 
+template <Gate kGate>
+void gate_mul(Matrix gate_up, Matrix out, const Stream& stream) {
+  if (out.rows == 0) return;
+  const bool vectors = out.cols % 4 == 0 && gate_up.stride % 4 == 0 && out.stride % 4 == 0 &&
+                       aligned(gate_up.data) && aligned(out.data);
+  launch(stream,
+         vectors ? gate_mul_kernel<kGate, true> : gate_mul_kernel<kGate, false>,
+         grid_of(out.rows, vectors ? out.cols / 4 : out.cols),
+         kThreads,
+         0,
+         gate_up.f32_row(0),
+         gate_up.stride,
+         out.f32_row(0),
+         out.stride,
+         out.cols);
+}
+
 }  // namespace
 
 void rms_norm(Matrix x, const float* weight, float eps, Matrix out, const Stream& stream) {
@@ -151,7 +137,7 @@ void rms_norm(Matrix x, const float* weight, float eps, Matrix out, const Stream
   launch(stream,
          vectors ? rms_norm_kernel<true> : rms_norm_kernel<false>,
          dim3(static_cast<unsigned>(x.rows)),
-         kThreads,
+         kNormThreads,
          0,
          x.f32_row(0),
          x.stride,
@@ -176,33 +162,10 @@ void add_bias(Matrix x, const float* bias, const Stream& stream) {
 }
 
 void silu_mul(Matrix gate_up, Matrix out, const Stream& stream) {
-  if (out.rows == 0) return;
-  const bool vectors = out.cols % 4 == 0 && gate_up.stride % 4 == 0 && out.stride % 4 == 0 &&
-                       aligned(gate_up.data) && aligned(out.data);
-  launch(stream,
-         vectors ? silu_mul_kernel<true> : silu_mul_kernel<false>,
-         grid_of(out.rows, vectors ? out.cols / 4 : out.cols),
-         kThreads,
-         0,
-         gate_up.f32_row(0),
-         gate_up.stride,
-         out.f32_row(0),
-         out.stride,
-         out.cols);
+  gate_mul<Gate::kSilu>(gate_up, out, stream);
 }
-
 void gelu_mul(Matrix gate_up, Matrix out, const Stream& stream) {
-  if (out.rows == 0) return;
-  launch(stream,
-         gelu_mul_kernel,
-         grid_of(out.rows, out.cols),
-         kThreads,
-         0,
-         gate_up.f32_row(0),
-         gate_up.stride,
-         out.f32_row(0),
-         out.stride,
-         out.cols);
+  gate_mul<Gate::kGeluTanh>(gate_up, out, stream);
 }
 
 void add_scaled(Matrix x, float scale, Matrix out, const Stream& stream) {

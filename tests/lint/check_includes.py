@@ -40,7 +40,7 @@ MAY_INCLUDE = {
     **{
         f"kernels/{op}/": KERNEL_SEAM
         + ("kernels/quant/", "kernels/attention/paged_kv_cpu.h")
-        + ("kernels/attention/paged_kv_cuda.cuh",)
+        + ("kernels/attention/paged_kv_cuda.cuh", "kernels/norm/rows_cuda.cuh")
         for op in ("attention", "linear", "moe", "norm", "rope", "sample")
     },
     "kvcache/": ("kernels/base/", "kernels/attention/paged_kv.h"),

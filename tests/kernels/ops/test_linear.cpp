@@ -256,6 +256,62 @@ TEST_CASE("a row's bits do not depend on how many rows there are on the GPU, whe
   if (const auto ops = testing::cuda_or_skip({.deterministic = true})) check_bits(*ops, *ops, 75);
 }
 
+// What fused_linear leaves, or the same operations one after another.
+std::vector<float> layer_product(
+    Ops& ops, const Stored& stored, const std::vector<float>& x, int64_t m, Gate gate, bool fused) {
+  testing::DeviceMemory memory(ops);
+  const auto weight = ops.load_weight({&stored.view, 1});
+  const int64_t cols = gate == Gate::kNone ? weight->rows : weight->rows / 2;
+  const auto scratch = [&](int64_t columns) {
+    return memory.rows(std::vector<float>(static_cast<size_t>(m * columns), kSentinel), m);
+  };
+  const FusedLinear args{.x = memory.rows(x, m),
+                         .norm = memory.put(Random(5).values(weight->cols, 1.0f)),
+                         .eps = 1e-5f,
+                         .gate = gate,
+                         .out = scratch(cols),
+                         .normed = scratch(weight->cols),
+                         .product = scratch(weight->rows)};
+  if (fused) {
+    ops.fused_linear(*weight, args);
+    return memory.get(args.out);
+  }
+  ops.rms_norm(args.x, args.norm, args.eps, args.normed);
+  ops.linear(*weight, args.normed, args.product, LinearMode::kOverwrite);
+  if (gate == Gate::kNone) return memory.get(args.product);
+  if (gate == Gate::kSilu) {
+    ops.silu_mul(args.product, args.out);
+  } else {
+    ops.gelu_mul(args.product, args.out);
+  }
+  return memory.get(args.out);
+}
+
+void check_layer_products(Ops& ops) {
+  for (const QuantTraits& traits : quant_formats())
+    for (const int64_t cols : {512, 4608})
+      for (const int64_t m : {1, 3, 7, 11})
+        for (const Gate gate : {Gate::kNone, Gate::kSilu, Gate::kGeluTanh}) {
+          const Stored weight(traits.format, 70, cols, 5);
+          const auto x = Random(8).values(m * cols, 2.0f);
+          CAPTURE(traits.name, cols, m, static_cast<int>(gate));
+          CHECK((layer_product(ops, weight, x, m, gate, true) ==
+                 layer_product(ops, weight, x, m, gate, false)));
+        }
+}
+
+TEST_CASE("a product with its norm and gate has the bits of the three operations") {
+  ThreadPool pool(2);
+  check_layer_products(*make_cpu_ops(pool));
+}
+
+TEST_CASE("a product with its norm and gate has the bits of the three operations on the GPU",
+          "[cuda]") {
+  for (const bool deterministic : {false, true})
+    if (const auto ops = testing::cuda_or_skip({.deterministic = deterministic}))
+      check_layer_products(*ops);
+}
+
 // Outputs of every row-wise operation, in the order of the calls.
 std::vector<std::vector<float>> element_operations(Ops& ops, int64_t cols) {
   constexpr int64_t kM = 3;
