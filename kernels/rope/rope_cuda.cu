@@ -45,9 +45,15 @@ struct Append {
   int64_t angles_stride, q_stride, k_stride, v_stride;
 };
 
+struct Slot {  // where a KV head has the row's token
+  std::byte *k, *v;
+  DType format;
+};
+
 // Block (row, kBlockHeads heads): query heads are rotated; KV heads, which follow them, are rotated
 // and written to their pages.
 __global__ void __launch_bounds__(kAppendThreads) append_kernel(Append a) {
+  __shared__ Slot slots[kBlockHeads];
   start_next();
   const int32_t row = blockIdx.x;
   const int32_t first_head = blockIdx.y * kBlockHeads;
@@ -56,6 +62,15 @@ __global__ void __launch_bounds__(kAppendThreads) append_kernel(Append a) {
     return head < a.num_heads ? a.q + row * a.q_stride + head * a.head_dim
                               : a.k + row * a.k_stride + (head - a.num_heads) * a.head_dim;
   };
+  const int32_t first_kv = max(0, first_head - a.num_heads);
+  const int32_t num_kv = max(0, first_head + heads - a.num_heads - first_kv);
+  if (static_cast<int32_t>(threadIdx.x) < num_kv) {  // the step's own, there before the kernels
+    const auto head = static_cast<int32_t>(first_kv + threadIdx.x);
+    const HeadPages pages(a.pages, a.num_kv_heads, a.layer, head, a.row_seq[row]);
+    const PageShape& page = pages.group->page;
+    std::byte* k = a.pages.arena + pages.token_at(a.positions[row]);
+    slots[threadIdx.x] = {k, k + page.k_bytes(), page.format};
+  }
   wait_for_previous();
   const float* angles = a.angles + row * a.angles_stride;
   for (int32_t i = threadIdx.x; i < heads * a.half; i += kAppendThreads) {
@@ -68,17 +83,13 @@ __global__ void __launch_bounds__(kAppendThreads) append_kernel(Append a) {
     first = p * cosine - q * sine;
     second = p * sine + q * cosine;
   }
-  const int32_t first_kv = max(0, first_head - a.num_heads);
-  const int32_t last_kv = first_head + heads - a.num_heads;
-  if (last_kv <= first_kv) return;
+  if (num_kv == 0) return;
   __syncthreads();
-  for (int32_t i = threadIdx.x; i < (last_kv - first_kv) * a.head_dim; i += kAppendThreads) {
+  for (int32_t i = threadIdx.x; i < num_kv * a.head_dim; i += kAppendThreads) {
     const int32_t head = first_kv + i / a.head_dim, d = i % a.head_dim;
-    const HeadPages pages(a.pages, a.num_kv_heads, a.layer, head, a.row_seq[row]);
-    const PageShape& page = pages.group->page;
-    std::byte* k_out = a.pages.arena + pages.token_at(a.positions[row]);
-    store_kv(k_out, page.format, d, a.k[row * a.k_stride + head * a.head_dim + d]);
-    store_kv(k_out + page.k_bytes(), page.format, d, a.v[row * a.v_stride + head * a.head_dim + d]);
+    const Slot& slot = slots[head - first_kv];
+    store_kv(slot.k, slot.format, d, a.k[row * a.k_stride + head * a.head_dim + d]);
+    store_kv(slot.v, slot.format, d, a.v[row * a.v_stride + head * a.head_dim + d]);
   }
 }
 
