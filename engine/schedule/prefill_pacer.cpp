@@ -37,11 +37,10 @@ int32_t PrefillPacer::rows(int32_t num_decodes) const {
   const double variance = seen_.rows_rows / seen_.weight - mean_rows * mean_rows;
   const double covariance = seen_.rows_seconds / seen_.weight - mean_rows * mean_seconds;
   const double through_zero = mean_seconds / mean_rows;
-  // A line that falls tells of costs that changed meanwhile.
-  const double slope =
-      covariance > 0 ? std::min(covariance / variance, through_zero) : through_zero;
+  // A line that falls: rows cost less than the noise.
+  const double slope = std::clamp(covariance / std::max(variance, 1e-9), 0.0, through_zero);
   const double any = mean_seconds - slope * mean_rows;
-  double rows = 2 * mean_rows + kMinRows;  // no farther from what was seen
+  double rows = 2.0 * seen_.latest + kMinRows;  // no farther from what was seen
   if (variance < kSpread * kSpread * mean_rows * mean_rows) {
     // No line to see: more rows if they fit for certain, else now and then half as many.
     if (2 * mean_seconds > spare) rows = std::max(mean_rows, 1.0 * kMinRows) / 2;
@@ -59,10 +58,13 @@ void PrefillPacer::observe(int32_t num_decodes, int32_t num_prefill_rows, double
     if (num_decodes > 0) follow(decode_seconds_[static_cast<size_t>(num_decodes)], seconds);
     return;
   }
+  if (num_decodes == 0) return;
   const double rows = num_prefill_rows;
   const double rest = std::max(seconds - decode_seconds(num_decodes), 0.0);
-  const auto add = [](double& sum, double value) { sum = kMemory * sum + value; };
+  const double weight = 1 / (rows * rows);
+  const auto add = [&](double& sum, double value) { sum = kMemory * sum + weight * value; };
   add(seen_.weight, 1);
+  seen_.latest = num_prefill_rows;
   add(seen_.rows, rows);
   add(seen_.seconds, rest);
   add(seen_.rows_rows, rows * rows);

@@ -1,9 +1,10 @@
 // PrefillPacer: how many prefill rows may ride on a step in which streams decode, so that their
 // gap between tokens stays under `stretch` times the gap without prefill. Learns from the steps
 // that ran what decodes cost, what any prefill adds (a GPU's step without a graph), and what each
-// row adds. Where the part that any prefill adds breaks the stretch alone, few rows would only make
-// more such steps: then rows may cost as much again. It moves work between steps only: no result
-// depends on it.
+// row adds; steps in which nobody decodes teach nothing (the first ones compile and allocate).
+// Where the part that any prefill adds breaks the stretch alone, few rows would only make more such
+// steps: then rows may cost as much again. It moves work between steps only: no result depends on
+// it.
 #pragma once
 
 #include <cstdint>
@@ -27,9 +28,12 @@ class PrefillPacer {
   double stretch_;
   int32_t max_rows_;
   std::vector<double> decode_seconds_;  // [num_decodes]; 0 = never seen
-  // Of steps with prefill: sums over rows and seconds beside the decodes, the latest weigh most.
+  // Of steps with prefill: sums over rows and seconds beside the decodes. The latest weigh most,
+  // and by the errors that count, relative to the rows: one step of many says no more than one of
+  // few.
   struct {
     double weight = 0, rows = 0, seconds = 0, rows_rows = 0, rows_seconds = 0;
+    int32_t latest = 0;  // rows
   } seen_;
 };
 

@@ -4,6 +4,7 @@
 #include "engine/schedule/prefill_pacer.h"
 #include "kernels/base/status.h"
 #include "tests/support/engine_harness.h"
+#include "tests/support/random.h"
 #include "tests/support/tiny_model.h"
 
 using namespace headwater;           // NOLINT: test
@@ -32,6 +33,20 @@ TEST_CASE("PrefillPacer: prefill rides along within the stretch", "[engine][unit
   steps(300, 0.030, 0.0001);
   REQUIRE(pacer.rows(4) >= 136);
   REQUIRE(pacer.rows(4) <= 304);
+}
+
+TEST_CASE("PrefillPacer: neither a slow first step nor noise keeps prefill small",
+          "[engine][unit]") {
+  PrefillPacer pacer(2.0, 256, 2048);
+  Random random(3);
+  const auto noise = [&] { return 0.0005 * random.unit(); };
+  pacer.observe(0, 2048, 1.0);
+  for (int i = 0; i < 10; ++i) {
+    pacer.observe(16, 0, 0.0025 + noise());
+    const int32_t rows = pacer.rows(16);
+    pacer.observe(16, rows, 0.0055 + 2e-6 * rows + noise());
+  }
+  REQUIRE(pacer.rows(16) > 256);
 }
 
 TEST_CASE("Scheduler: a long prompt is cut up while others decode, none waits for it",
