@@ -10,9 +10,11 @@
 #include "engine/calibrate/probe.h"
 #include "server/cli/quality_tasks.h"
 #include "tests/quality/head_variants.h"
+#include "tests/support/test_device.h"
 
 using namespace headwater;           // NOLINT: test
 using namespace headwater::quality;  // NOLINT: test
+using testing::each_device;
 
 namespace {
 
@@ -69,11 +71,15 @@ TEST_CASE("Head variants: draws hold as many heads as the table, all-but the oth
   CHECK(json["kv_share"]["1024"].get<double>() > 0.3);
 }
 
-TEST_CASE("Head tables: the shipped ones of needle-24m answer, random heads do not", "[quality]") {
+TEST_CASE("Head tables: the shipped ones of needle-24m answer, random heads do not",
+          "[quality][device]") {
+  const auto device = each_device();
+  if (!device) return;
+  if (device->name == "ref" || device->eager) return;  // slow, and nothing else
   const auto files = load_model(kModel);
   const auto tokenizer = make_tokenizer(files->vocabulary);
   ThreadPool pool(2);
-  const auto ops = make_cpu_ops(pool);
+  const auto ops = testing::make_ops(*device, pool);
   Model model(*files, *ops, {512, 1});
   Probe probe(model, *ops);
   const int32_t newline = tokenizer->encode("\n", false, false).at(0);

@@ -10,6 +10,7 @@
 #include "engine/calibrate/methods.h"
 #include "kernels/base/status.h"
 #include "tests/support/temp_file.h"
+#include "tests/support/test_device.h"
 #include "tests/support/tiny_model.h"
 
 using namespace headwater;           // NOLINT: test
@@ -66,13 +67,15 @@ TEST_CASE("rank_heads: stopped anywhere and resumed, it ends the same", "[calibr
 }
 
 TEST_CASE("AnswerCosts: nothing compressed costs nothing, more costs something",
-          "[calibrate][unit]") {
+          "[calibrate][unit][device]") {
+  const auto device = each_device();
+  if (!device) return;
   const int32_t question_tokens = GENERATE(0, 20);
-  CAPTURE(question_tokens);
+  CAPTURE(*device, question_tokens);
   const auto files = make_tiny_model();
   const auto tokenizer = make_tokenizer(files->vocabulary);
   ThreadPool pool(2);
-  const auto ops = make_cpu_ops(pool);
+  const auto ops = testing::make_ops(*device, pool);
   Model model(*files, *ops, {64, 32});
   Probe probe(model, *ops);
   std::vector<RetrievalPrompt> prompts;

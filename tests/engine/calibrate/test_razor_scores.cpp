@@ -5,6 +5,7 @@
 #include <set>
 
 #include "engine/calibrate/razor_scores.h"
+#include "tests/support/test_device.h"
 #include "tests/support/tiny_model.h"
 
 using namespace headwater;           // NOLINT: test
@@ -45,9 +46,14 @@ Recorded record(Probe& probe, const std::vector<int32_t>& tokens) {
   probe.model().observe_attention([&](const AttentionView& view, const StepView& step) {
     const auto keep = [&](const Matrix& from, int32_t heads, auto& to) {
       to.resize(static_cast<size_t>(heads));
+      std::vector<float> rows(static_cast<size_t>(step.num_rows * from.stride));
+      const int64_t used = (step.num_rows - 1) * from.stride + from.cols;
+      probe.ops().download(rows.data(), from.data, used * int64_t{sizeof(float)});
+      probe.ops().synchronize();
       for (int64_t row = 0; row < step.num_rows; ++row)
         for (int32_t head = 0; head < heads; ++head) {
-          const float* values = from.f32_row(row) + int64_t{head} * view.heads.head_dim;
+          const float* values =
+              rows.data() + row * from.stride + int64_t{head} * view.heads.head_dim;
           to[static_cast<size_t>(head)].emplace_back(values, values + view.heads.head_dim);
         }
     };
@@ -62,15 +68,17 @@ Recorded record(Probe& probe, const std::vector<int32_t>& tokens) {
 
 }  // namespace
 
-TEST_CASE("Razor scores equal those read off the whole attention matrix", "[calibrate][unit]") {
-  const std::string device = GENERATE("ref", "cpu");
+TEST_CASE("Razor scores equal those read off the whole attention matrix",
+          "[calibrate][unit][device]") {
+  const auto device = each_device();
+  if (!device) return;
   const bool has_bos = GENERATE(true, false);
-  CAPTURE(device, has_bos);
+  CAPTURE(*device, has_bos);
   constexpr int32_t kBlock = 37;
   constexpr int32_t kRepeats = 4;
   const auto files = make_tiny_model();
   ThreadPool pool(2);
-  const auto ops = device == "cpu" ? make_cpu_ops(pool) : make_ref_ops(pool);
+  const auto ops = testing::make_ops(*device, pool);
   Model model(*files, *ops, {50, 8});
   Probe probe(model, *ops);
   std::vector<int32_t> ids(96);
@@ -111,9 +119,9 @@ TEST_CASE("Razor scores equal those read off the whole attention matrix", "[cali
         best_induction = std::max(best_induction, induction / (count - bos - kBlock));
       }
       CHECK(scores.echo.at(layer, kv_head) ==
-            Approx(best_echo).epsilon(device == "ref" ? 1e-4 : 2e-2));
+            Approx(best_echo).epsilon(device->name == "ref" ? 1e-4 : 2e-2));
       CHECK(scores.induction.at(layer, kv_head) ==
-            Approx(best_induction).epsilon(device == "ref" ? 1e-4 : 2e-2));
+            Approx(best_induction).epsilon(device->name == "ref" ? 1e-4 : 2e-2));
     }
   }
 }
