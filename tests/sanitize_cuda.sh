@@ -2,10 +2,10 @@
 # Runs the GPU's tests under compute-sanitizer and prints a table: bash tests/sanitize_cuda.sh [BINARIES]
 # BINARIES: where the test programs are (build/release). Every case of the kernels' tests runs under
 # memcheck, racecheck, initcheck and synccheck, what is chosen below of the engine's under memcheck
-# and initcheck, each in a process of its own; LIMIT seconds for one (300), JOBS at once (half of the
-# CPUs). Logs go to LOGS (a folder; sanitizer-logs). Fails on any finding, and where a case fails. A case that
-# meets the limit is told, with nothing found until then.
-# Left out: test_device_faults and test_serve, which break the device on purpose.
+# and initcheck, each in a process of its own. LIMIT: seconds for one (300); JOBS at once (half of the
+# CPUs); LOGS: their folder (sanitizer-logs); ONLY: a regular expression of "tool program case".
+# Fails on any finding, and where a case fails; a case that meets its limit says what was found until
+# then. Left out: test_device_faults and test_serve, which break the device on purpose.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 binaries=${1:-$root/build/release}
@@ -47,5 +47,5 @@ run_piece() {
 }
 export -f run_piece
 
-pieces | xargs -d '\n' -P "${JOBS:-$((($(nproc) + 1) / 2))}" -I{} bash -c 'run_piece "$1"' _ {} | tee "$LOGS/table.txt"
+pieces | grep -E "${ONLY:-.}" | xargs -d '\n' -P "${JOBS:-$((($(nproc) + 1) / 2))}" -I{} bash -c 'run_piece "$1"' _ {} | tee "$LOGS/table.txt"
 ! grep -qE 'FAILED|limit, [1-9]' "$LOGS/table.txt"
