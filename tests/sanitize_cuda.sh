@@ -47,5 +47,6 @@ run_piece() {
 }
 export -f run_piece
 
-pieces | grep -E "${ONLY:-.}" | xargs -d '\n' -P "${JOBS:-$((($(nproc) + 1) / 2))}" -I{} bash -c 'run_piece "$1"' _ {} | tee "$LOGS/table.txt"
+pieces | grep -E "${ONLY:-.}" >"$LOGS/pieces.txt" || { echo "no case to run: $binaries, ONLY=${ONLY:-}" >&2; exit 1; }
+xargs -d '\n' -P "${JOBS:-$((($(nproc) + 1) / 2))}" -I{} bash -c 'run_piece "$1"' _ {} <"$LOGS/pieces.txt" | tee "$LOGS/table.txt"
 ! grep -qE 'FAILED|limit, [1-9]' "$LOGS/table.txt"
