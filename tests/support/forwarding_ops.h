@@ -46,6 +46,9 @@ class ForwardingOps : public Ops {
   void linear(const Weight& weight, Matrix x, Matrix out, LinearMode mode) override {
     inner().linear(weight, x, out, mode);
   }
+  void fused_linear(const Weight& weight, const FusedLinear& args) override {
+    inner().fused_linear(weight, args);
+  }
   void add_bias(Matrix x, const float* bias) override { inner().add_bias(x, bias); }
   void add_scaled(Matrix x, float scale, Matrix out) override { inner().add_scaled(x, scale, out); }
   void rope_angles(const RopeSpec& rope, const StepView& step, Matrix out) override {
