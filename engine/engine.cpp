@@ -57,6 +57,7 @@ class ThreadedEngine final : public Engine {
                  const DeviceMaker& make_device)
       : config_(config), pool_(config.threads), files_(load(config, progress)) {
     ops_ = make_device(config, pool_);
+    const DeviceBytes at_start = ops_->device_memory();
     const ModelSpec& spec = files_->spec;
     const HeadShape& heads = spec.layers[0].heads;
     const AttentionPlan plan = plan_attention(config, *files_);
@@ -79,7 +80,7 @@ class ThreadedEngine final : public Engine {
     // A host refuses before it loads; a GPU's pool takes what the weights leave.
     if (!ops_->memory_is_host()) load_weights();
     const KvBudget budget =
-        plan_kv_budget(config, spec, geometry, plan.faithful, most_pool_bytes());
+        plan_kv_budget(config, spec, geometry, plan.faithful, most_pool_bytes(geometry, at_start));
     if (ops_->memory_is_host()) load_weights();
     for (const MappedFile& file : files_->files) file.drop_resident();
     tokenizer_ = make_tokenizer(files_->vocabulary);
@@ -165,10 +166,24 @@ class ThreadedEngine final : public Engine {
   }
 
  private:
-  int64_t most_pool_bytes() const {
+  // Where kv-cache-bytes does not say.
+  int64_t most_pool_bytes(const kv::KvGeometry& geometry, const DeviceBytes& at_start) const {
+    if (config_.kv_cache_bytes > 0) return 0;
     if (ops_->memory_is_host()) return available_memory_bytes() / 4;
-    constexpr int64_t kStepBytes = int64_t{256} << 20;  // what a step works in, allocated later
-    return ops_->free_device_bytes() / 10 * 9 - kStepBytes;
+    const DeviceBudget budget =
+        plan_device_budget(config_.gpu_memory_utilization,
+                           at_start,
+                           ops_->device_memory().free_bytes,
+                           step_scratch_bytes(config_, files_->spec, geometry));
+    log::info("engine",
+              "device memory",
+              {{"gpu_memory_utilization", config_.gpu_memory_utilization},
+               {"total_bytes", at_start.total_bytes},
+               {"share_bytes", budget.share_bytes},
+               {"weights_bytes", budget.loaded_bytes},
+               {"scratch_bytes", budget.scratch_bytes},
+               {"kv_pool_at_most_bytes", budget.pool_bytes}});
+    return budget.pool_bytes;
   }
 
   static std::unique_ptr<LoadedModel> load(const EngineConfig& config,

@@ -1,6 +1,7 @@
 #include "engine/kv_budget.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -16,6 +17,20 @@ int64_t read_number(const char* path) {
   std::ifstream file(path);
   int64_t value = 0;
   return file >> value ? value : std::numeric_limits<int64_t>::max();
+}
+
+int32_t wanted_model_len(const EngineConfig& config, const ModelSpec& model) {
+  return config.max_model_len > 0 ? config.max_model_len : model.max_positions;
+}
+
+std::string decimal(double value, int precision) {
+  char text[32];
+  (void)std::snprintf(text, sizeof text, "%.*g", precision, value);
+  return text;
+}
+
+std::string gigabytes(int64_t bytes) {
+  return decimal(static_cast<double>(bytes) / 1e9, 3) + " GB";
 }
 
 bool compensates(const kv::KvGeometry& geometry) {
@@ -49,6 +64,44 @@ int32_t longest_sequence(int32_t most, Fits&& fits) {
 
 }  // namespace
 
+DeviceBudget plan_device_budget(double gpu_memory_utilization,
+                                const DeviceBytes& at_start,
+                                int64_t free_bytes,
+                                int64_t scratch_bytes) {
+  DeviceBudget budget;
+  budget.share_bytes =
+      static_cast<int64_t>(gpu_memory_utilization * static_cast<double>(at_start.total_bytes));
+  budget.loaded_bytes = at_start.free_bytes - free_bytes;
+  budget.scratch_bytes = scratch_bytes;
+  budget.pool_bytes = budget.share_bytes - budget.loaded_bytes - scratch_bytes;
+  const std::string share = "gpu-memory-utilization " + decimal(gpu_memory_utilization, 3) +
+                            " is " + gigabytes(budget.share_bytes) + " of the GPU's " +
+                            gigabytes(at_start.total_bytes);
+  if (budget.share_bytes > at_start.free_bytes)
+    throw ConfigError(share + ", but only " + gigabytes(at_start.free_bytes) +
+                      " were free at start: lower it, or end what else uses the GPU");
+  if (budget.pool_bytes <= 0)
+    throw ConfigError(share + ", and weights take " + gigabytes(budget.loaded_bytes) +
+                      ", page tables and scratch " + gigabytes(scratch_bytes) +
+                      ": nothing is left for the KV pool; raise it, lower max-model-len or "
+                      "max-num-seqs, or take a smaller model");
+  return budget;
+}
+
+int64_t step_scratch_bytes(const EngineConfig& config,
+                           const ModelSpec& model,
+                           const kv::KvGeometry& geometry) {
+  // Attention's partial results, cuBLAS' workspace, graphs.
+  constexpr int64_t kStepBytes = int64_t{256} << 20;
+  const int32_t max_tokens = wanted_model_len(config, model);
+  int64_t entries = 0;  // of one sequence
+  for (const kv::KvGroup& group : geometry.groups()) {
+    const int64_t records = group.rule.compensate ? max_tokens / group.rule.block_tokens + 1 : 0;
+    entries += group.num_heads * (geometry.pages_for(max_tokens) + records);
+  }
+  return kStepBytes + config.max_num_seqs * entries * int64_t{sizeof(PageId)};
+}
+
 int64_t available_memory_bytes() {
   int64_t available = std::numeric_limits<int64_t>::max();
   std::ifstream meminfo("/proc/meminfo");
@@ -73,7 +126,7 @@ KvBudget plan_kv_budget(const EngineConfig& config,
     throw ConfigError("max-model-len is " + std::to_string(config.max_model_len) +
                       ", but the model was trained for " + std::to_string(model.max_positions) +
                       " positions");
-  const int32_t wanted_len = config.max_model_len > 0 ? config.max_model_len : model.max_positions;
+  const int32_t wanted_len = wanted_model_len(config, model);
   const int32_t max_rows = std::max(config.max_num_batched_tokens, config.max_num_seqs);
   int64_t sequence_bytes = geometry.peak_bytes(wanted_len, {.dense = true}, max_rows);
   if (compensates(geometry)) sequence_bytes += sequence_bytes / 16;  // superblocks half used, below

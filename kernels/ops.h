@@ -80,6 +80,11 @@ struct AttentionArgs {
   const VirtualTokens* virtual_tokens = nullptr;  // null: none
 };
 
+struct DeviceBytes {
+  int64_t free_bytes = 0;
+  int64_t total_bytes = 0;
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -90,7 +95,7 @@ class Ops {
   virtual bool supports_kv(const PageShape& page) const = 0;
   // Whether what allocate() gives can be read and written by the host.
   virtual bool memory_is_host() const { return true; }
-  virtual int64_t free_device_bytes() const { return 0; }  // where memory_is_host() is false
+  virtual DeviceBytes device_memory() const { return {}; }  // where memory_is_host() is false
 
   // ---- load time: may allocate, may throw LoadError or CudaError
   // No sequence is longer than max_tokens: bounds the scratch of attention. Once, before any step.

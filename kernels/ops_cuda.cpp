@@ -61,10 +61,10 @@ class CudaOps final : public Ops {
            page.page_tokens > 0 && page.page_tokens % 16 == 0;
   }
   bool memory_is_host() const override { return false; }
-  int64_t free_device_bytes() const override {
+  DeviceBytes device_memory() const override {
     size_t free = 0, total = 0;
     HW_CUDA(cudaMemGetInfo(&free, &total));
-    return static_cast<int64_t>(free);
+    return {static_cast<int64_t>(free), static_cast<int64_t>(total)};
   }
 
   Buffer allocate(int64_t bytes) override { return cuda::allocate_device(bytes, stream_); }

@@ -56,6 +56,10 @@ std::vector<std::string> check_engine_config(const EngineConfig& c) {
   }
   issues.range("max-queue", c.max_queue, 1, 1 << 20);
   issues.range("kv-cache-bytes", c.kv_cache_bytes, 0, int64_t{1} << 46);
+  if (!(c.gpu_memory_utilization > 0 && c.gpu_memory_utilization <= 1)) {
+    issues.add("gpu-memory-utilization: must be above 0 and at most 1, got " +
+               std::to_string(c.gpu_memory_utilization));
+  }
   issues.one_of("kv-cache-dtype", c.kv_cache_dtype, {"auto", "f32", "f16", "bf16"});
   issues.range("block-size", c.block_size, 16, 1024);
   if (c.block_size % 16 != 0) {

@@ -18,7 +18,8 @@ struct EngineConfig {
   int32_t max_num_batched_tokens = 512;  // token budget of one step
   double max_itl_stretch = 2.0;          // prefill may stretch the gap between tokens that much
   int32_t max_queue = 256;               // waiting requests before 429
-  int64_t kv_cache_bytes = 0;            // 0 = for max_num_seqs, or a quarter of memory
+  int64_t kv_cache_bytes = 0;            // 0 = for max_num_seqs, or what memory allows
+  double gpu_memory_utilization = 0.9;   // of the GPU's memory: weights, scratch and KV pool
   std::string kv_cache_dtype = "auto";   // auto | f32 | f16 | bf16
   int32_t block_size = 16;               // tokens of one page of one head
   bool enable_prefix_caching = true;
@@ -64,6 +65,10 @@ void describe_engine(Config& c, Visitor&& visit) {
         "while streams decode, prefill chunks keep a step under this many times a decode step");
   visit("max-queue", c.max_queue, "requests that wait before further ones get 429");
   visit("kv-cache-bytes", c.kv_cache_bytes, "size of the KV pool in bytes; 0 = by free memory");
+  visit("gpu-memory-utilization",
+        c.gpu_memory_utilization,
+        "share of the GPU's memory for weights, scratch and KV pool; unused if kv-cache-bytes is "
+        "set");
   visit("kv-cache-dtype", c.kv_cache_dtype, "auto, f32, f16 or bf16");
   visit("block-size", c.block_size, "tokens of one KV page (of one head); a multiple of 16");
   visit("enable-prefix-caching", c.enable_prefix_caching, "reuse KV pages of equal prefixes");

@@ -52,7 +52,8 @@ Buffer allocate_device(int64_t bytes, const Stream& stream) {
     throw CudaError("cannot allocate " + std::to_string(size) + " bytes on the GPU, " +
                     std::to_string(free) + " of " + std::to_string(total) +
                     " are free: " + cudaGetErrorString(error) +
-                    "; lower kv-cache-bytes or max-num-batched-tokens, or take a smaller model");
+                    "; lower gpu-memory-utilization, kv-cache-bytes or max-num-batched-tokens, or "
+                    "take a smaller model");
   }
   Buffer buffer(static_cast<std::byte*>(data), bytes, [](std::byte* d) { (void)cudaFree(d); });
   HW_CUDA(cudaMemsetAsync(data, 0, size, stream.get()));

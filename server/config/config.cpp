@@ -22,6 +22,7 @@ const std::vector<OptionGroup>& serve_groups() {
         "seed"}},
       {"KV cache",
        {"kv-cache-bytes",
+        "gpu-memory-utilization",
         "kv-cache-dtype",
         "block-size",
         "enable-prefix-caching",

@@ -20,7 +20,7 @@ class ForwardingOps : public Ops {
   DType default_kv_format() const override { return inner().default_kv_format(); }
   bool supports_kv(const PageShape& page) const override { return inner().supports_kv(page); }
   bool memory_is_host() const override { return inner().memory_is_host(); }
-  int64_t free_device_bytes() const override { return inner().free_device_bytes(); }
+  DeviceBytes device_memory() const override { return inner().device_memory(); }
 
   void reserve(int32_t max_tokens) override { inner().reserve(max_tokens); }
   Buffer allocate(int64_t bytes) override { return inner().allocate(bytes); }

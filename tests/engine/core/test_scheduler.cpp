@@ -109,6 +109,32 @@ TEST_CASE("KvBudget: the pool bounds the length, and says which option to change
                       Contains("trained for 4096"));
 }
 
+TEST_CASE("KvBudget: a GPU's pool takes what weights and scratch leave of our share",
+          "[engine][unit]") {
+  constexpr int64_t kGb = 1'000'000'000;
+  const DeviceBytes at_start{79 * kGb, 80 * kGb};
+  const DeviceBudget budget = plan_device_budget(0.9, at_start, 63 * kGb, kGb);
+  REQUIRE(budget.share_bytes == 72 * kGb);
+  REQUIRE(budget.loaded_bytes == 16 * kGb);
+  REQUIRE(budget.pool_bytes == 55 * kGb);
+  // A neighbour's memory is not ours, but our share must be free.
+  REQUIRE(plan_device_budget(0.5, {45 * kGb, 80 * kGb}, 29 * kGb, kGb).pool_bytes == 23 * kGb);
+  REQUIRE_THROWS_WITH(plan_device_budget(0.9, {45 * kGb, 80 * kGb}, 29 * kGb, kGb),
+                      Contains("gpu-memory-utilization 0.9") && Contains("45 GB were free"));
+  REQUIRE_THROWS_WITH(plan_device_budget(0.2, at_start, 63 * kGb, kGb),
+                      Contains("gpu-memory-utilization 0.2") && Contains("nothing is left"));
+
+  const auto files = make_tiny_model();
+  const kv::RetentionRule razor{.recent_tokens = 64, .block_tokens = 64, .compensate = true};
+  const kv::KvGeometry geometry(2, 2, std::vector{razor, {}, razor, {}}, {DType::kF32, 32, 16, 0});
+  EngineConfig config;
+  config.max_num_seqs = 8;
+  const int64_t scratch = step_scratch_bytes(config, files->spec, geometry);
+  config.max_num_seqs = 16;
+  const kv::KvManager kv(geometry, {1 << 20, 4096, 8, files->spec.max_positions});
+  REQUIRE(step_scratch_bytes(config, files->spec, geometry) - scratch == kv.table_bytes());
+}
+
 TEST_CASE("KvBudget: a sequence as long as promised fits, whatever the policy keeps",
           "[engine][unit]") {
   const auto files = make_tiny_model();

@@ -126,6 +126,8 @@ TEST_CASE("Config: switches, byte sizes and secrets", "[server][unit]") {
   CHECK(loaded.config.server.api_key == "s3cret");
   for (const std::string& line : loaded.resolved) CHECK_THAT(line, !Contains("s3cret"));
   CHECK_THAT(error_of({"m", "--kv-cache-bytes", "9999999999T"}), Contains("a number of bytes"));
+  CHECK_THAT(error_of({"m", "--gpu-memory-utilization", "1.5"}),
+             Contains("gpu-memory-utilization: must be above 0 and at most 1"));
   CHECK_THAT(error_of({"m", "--no-port"}), Contains("unknown flag --no-port"));
 }
 
