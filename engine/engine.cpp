@@ -71,7 +71,8 @@ class ThreadedEngine final : public Engine {
     kv::KvGeometry geometry(
         static_cast<int32_t>(spec.layers.size()), heads.num_kv_heads, plan.rules, page);
     const Model::Limits limits{std::max(config.max_num_batched_tokens, config.max_num_seqs),
-                               config.max_num_seqs + kPromptLogitRows};
+                               config.max_num_seqs + kPromptLogitRows,
+                               ops_->memory_is_host() ? 1 : 2};
     const auto load_weights = [&] {
       model_ = std::make_unique<Model>(*files_, *ops_, limits, [&](int64_t done, int64_t total) {
         if (progress) progress("weights", done, total);
@@ -103,6 +104,7 @@ class ThreadedEngine final : public Engine {
     options.faithful = plan.faithful;
     options.seed = config.seed;
     options.check_invariants = config.check_invariants;
+    options.overlap = !ops_->memory_is_host();
     describe(plan, geometry, budget);
     core_ = std::make_unique<EngineCore>(*model_, *ops_, pool_, std::move(geometry), options);
     stats_ = core_->stats();

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
+#include <utility>
 
 #include "engine/log.h"
 #include "kernels/base/check.h"
@@ -46,7 +48,8 @@ EngineCore::EngineCore(
       model_(model),
       pool_(pool),
       kv_(std::move(geometry), options.kv),
-      executor_(model, ops, kv_, options.kv.arena_bytes, options.limits.max_num_seqs),
+      executor_(
+          model, ops, kv_, options.kv.arena_bytes, options.limits.max_num_seqs, options.overlap),
       scheduler_(kv_, limits_for(model.spec(), options.limits)),
       scratch_(static_cast<size_t>(pool.num_threads())),
       random_(options.seed != 0 ? options.seed : std::random_device{}()),
@@ -84,6 +87,8 @@ std::unique_ptr<Sequence> EngineCore::make_sequence(const std::shared_ptr<const 
   seq->seed = seed;
   seq->tokens = request->prompt;
   seq->num_prompt = static_cast<int32_t>(request->prompt.size());
+  seq->max_tokens = static_cast<int32_t>(std::min<int64_t>(
+      options_.max_model_len, int64_t{seq->num_prompt} + request->sampling.max_tokens));
   seq->rules.dense = options_.dense || request->attention.policy == "dense";
   if (!seq->rules.dense)
     seq->rules.faithful_tokens = std::min(
@@ -175,49 +180,74 @@ void EngineCore::expire(Clock::time_point now) {
 }
 
 bool EngineCore::step() {
-  const Clock::time_point start = Clock::now();
-  expire(start);
-  std::vector<std::unique_ptr<Sequence>> failed;
-  scheduler_.next_step(plan_, failed);
-  for (auto& seq : failed) {
-    Sequence& lost = *seq;
-    scheduler_.add(std::move(seq));
-    end_sequence(lost,
-                 {StatusCode::kResourceExhausted,
-                  "the KV pool cannot hold a sequence of " + std::to_string(lost.num_tokens()) +
-                      " tokens; raise --kv-cache-bytes",
-                  ""});
+  Step& next = under_way_ == &steps_[0] ? steps_[1] : steps_[0];
+  next.start = Clock::now();
+  next.draws.clear();
+  expire(next.start);
+  scheduler_.next_step(next.plan);
+  Step* const ending = std::exchange(under_way_, nullptr);
+  if (next.plan.empty()) {
+    Sequence* const stuck = ending == nullptr ? scheduler_.stuck() : nullptr;
+    if (ending != nullptr) complete(*ending, nullptr);
+    if (stuck != nullptr)
+      end_sequence(*stuck,
+                   {StatusCode::kResourceExhausted,
+                    "the KV pool cannot hold a sequence of " + std::to_string(stuck->num_tokens()) +
+                        " tokens; raise --kv-cache-bytes",
+                    ""});
+    return ending != nullptr || stuck != nullptr;
   }
-  if (plan_.empty()) return !failed.empty();
-
-  const Matrix logits = executor_.run(plan_);
-  std::vector<Draw> draws;
-  scheduler_.commit_rows(plan_);
-  for (const PlannedRows& rows : plan_.sequences) {
-    if (rows.seq->wants_prompt_logprobs()) collect_prompt_logprobs(rows, logits);
-    if (rows.end() == rows.seq->num_tokens()) plan_draws(rows, logits, draws);
+  const bool overlaps = options_.overlap && next.plan.drawn_on_device();
+  executor_.enqueue(next.plan);
+  if (ending != nullptr) complete(*ending, &next);
+  commit(next);
+  if (overlaps) {
+    for (const Draw& draw : next.draws) draw.seq->tokens.push_back(-1 - draw.logit_row);
+    under_way_ = &next;
+  } else {
+    complete(next, nullptr);
   }
-  const int32_t vocab_size = model_.spec().vocab_size;
-  pool_.parallel_for(static_cast<int64_t>(draws.size()), [&](int64_t i, int thread) {
-    Draw& draw = draws[static_cast<size_t>(i)];
-    if (draw.seq->request->sampling.max_tokens == 0) return;
-    draw.sampled = draw.seq->sampler->sample(std::span(draw.row, static_cast<size_t>(vocab_size)),
-                                             draw.seq->num_output(),
-                                             scratch_[static_cast<size_t>(thread)]);
-  });
-  const Clock::time_point now = Clock::now();
-  for (Draw& draw : draws) publish(draw, now);
-  for (RequestId id : deserted_) end(id, Status::Ok());
-  deserted_.clear();
-  scheduler_.observe(plan_, seconds_between(start, Clock::now()));
-  stats_.tokens_per_step.observe(plan_.num_rows);
-  ++stats_.num_steps;
   if (options_.check_invariants) check();
   return true;
 }
 
-void EngineCore::collect_prompt_logprobs(const PlannedRows& rows, const Matrix& logits) {
+void EngineCore::commit(Step& step) {
+  scheduler_.commit_rows(step.plan);
+  for (const PlannedRows& rows : step.plan.sequences)
+    if (rows.seq != nullptr && rows.end() == rows.seq->num_tokens()) plan_draws(rows, step.draws);
+}
+
+void EngineCore::complete(Step& step, Step* next) {
+  const std::span<const int32_t> drawn = executor_.wait();
+  for (const PlannedRows& rows : step.plan.sequences)
+    if (rows.seq != nullptr && rows.seq->wants_prompt_logprobs()) collect_prompt_logprobs(rows);
+  for (const Draw& draw : step.draws)
+    if (draw.seq != nullptr && draw.seq->awaits_token()) draw.seq->tokens.pop_back();
+  sample(step, drawn, next);
+  const Clock::time_point now = Clock::now();
+  for (Draw& draw : step.draws)
+    if (draw.seq != nullptr) publish(draw, now);
+  for (RequestId id : deserted_) end(id, Status::Ok());
+  deserted_.clear();
+  const Clock::time_point end = Clock::now();
+  scheduler_.observe(step.plan, seconds_between(std::max(step.start, last_completed_), end));
+  last_completed_ = end;
+  stats_.tokens_per_step.observe(step.plan.num_rows);
+  ++stats_.num_steps;
+}
+
+void EngineCore::leave(Step& step, const Sequence& seq) {
+  for (PlannedRows& rows : step.plan.sequences)
+    if (rows.seq == &seq) rows.seq = nullptr;
+  for (Draw& draw : step.draws)
+    if (draw.seq == &seq) draw.seq = nullptr;
+}
+
+void EngineCore::collect_prompt_logprobs(const PlannedRows& rows) {
   Sequence& seq = *rows.seq;
+  std::vector<int32_t> logit_rows(static_cast<size_t>(rows.num_logit_rows));
+  std::iota(logit_rows.begin(), logit_rows.end(), rows.first_logit_row);
+  const Matrix logits = executor_.fetch_logits(logit_rows);
   for (int32_t i = 0; i < rows.num_logit_rows && seq.wants_prompt_logprobs(); ++i) {
     const int32_t position = rows.end() - rows.num_logit_rows + i;
     if (position != static_cast<int32_t>(seq.prompt_logprobs.size())) continue;
@@ -228,23 +258,51 @@ void EngineCore::collect_prompt_logprobs(const PlannedRows& rows, const Matrix& 
   }
 }
 
-void EngineCore::plan_draws(const PlannedRows& rows,
-                            const Matrix& logits,
-                            std::vector<Draw>& draws) {
+void EngineCore::plan_draws(const PlannedRows& rows, std::vector<Draw>& draws) {
   Sequence& seq = *rows.seq;
-  float* row = logits.f32_row(rows.first_logit_row + rows.num_logit_rows - 1);
+  const int32_t logit_row = rows.first_logit_row + rows.num_logit_rows - 1;
   if (seq.num_output() == 0 && seq.choice == 0) {
     for (int32_t choice = 1; choice < seq.request->n; ++choice) {
       auto fork = make_sequence(seq.request, choice, seq.seed);
       fork->order = seq.order;
       fork->first_scheduled = seq.first_scheduled;
       fork->cached_tokens = seq.cached_tokens;
-      Draw& draw = draws.emplace_back(Draw{fork.get(), {row, row + logits.cols}, nullptr, {}});
-      draw.row = draw.own_row.data();
+      draws.push_back({fork.get(), logit_row, true, {}, {}});
       scheduler_.add_fork(std::move(fork), seq);
     }
   }
-  draws.push_back({&seq, {}, row, {}});
+  draws.push_back({&seq, logit_row, false, {}, {}});
+}
+
+// Rows cross the bus only where the device could not draw.
+void EngineCore::sample(Step& step, std::span<const int32_t> drawn, Step* next) {
+  std::vector<Draw*> undecided;
+  std::vector<int32_t> rows;
+  for (Draw& draw : step.draws) {
+    if (draw.seq == nullptr) continue;
+    const int32_t token = drawn.empty() ? kUndecided : drawn[static_cast<size_t>(draw.logit_row)];
+    draw.seq->device_was_undecided = token == kUndecided;
+    if (token != kUndecided || draw.seq->request->sampling.max_tokens == 0) {
+      draw.sampled = SampledToken{token, {}};
+      continue;
+    }
+    if (next != nullptr) leave(*next, *draw.seq);  // there it went on from no token
+    undecided.push_back(&draw);
+    if (rows.empty() || rows.back() != draw.logit_row) rows.push_back(draw.logit_row);
+  }
+  if (rows.empty()) return;
+  const Matrix logits = executor_.fetch_logits(rows);
+  for (Draw* draw : undecided) {
+    const float* row = logits.f32_row(draw->logit_row);
+    if (draw->shares_row) draw->own_row.assign(row, row + logits.cols);
+  }
+  pool_.parallel_for(std::ssize(undecided), [&](int64_t i, int thread) {
+    Draw& draw = *undecided[static_cast<size_t>(i)];
+    float* row = draw.shares_row ? draw.own_row.data() : logits.f32_row(draw.logit_row);
+    draw.sampled = draw.seq->sampler->sample(std::span(row, static_cast<size_t>(logits.cols)),
+                                             draw.seq->num_output(),
+                                             scratch_[static_cast<size_t>(thread)]);
+  });
 }
 
 void EngineCore::publish(Draw& draw, Clock::time_point now) {
@@ -264,20 +322,19 @@ void EngineCore::publish(Draw& draw, Clock::time_point now) {
     finish(seq, std::move(event));
     return;
   }
-  const int32_t token = draw.sampled.token;
+  const int32_t token = draw.sampled->token;
   seq.sampler->accept(token);
   seq.tokens.push_back(token);
   ++stats_.generation_tokens;
   event.tokens.push_back(token);
-  if (sampling.logprobs >= 0) event.logprobs.push_back(std::move(draw.sampled.logprobs));
+  if (sampling.logprobs >= 0) event.logprobs.push_back(std::move(draw.sampled->logprobs));
 
   if (contains(sampling.stop_token_ids, token)) {
     event.finish = FinishReason::kStop;
     event.stop_token = token;
   } else if (!sampling.ignore_eos && contains(options_.eos_token_ids, token)) {
     event.finish = FinishReason::kStop;
-  } else if (seq.num_output() >= sampling.max_tokens ||
-             seq.num_tokens() >= options_.max_model_len) {
+  } else if (seq.num_tokens() >= seq.max_tokens) {
     event.finish = FinishReason::kLength;
   }
   if (event.finish != FinishReason::kNone) {
@@ -295,6 +352,8 @@ bool EngineCore::deliver(Sequence& seq, TokenEvent event) {
 }
 
 void EngineCore::finish(Sequence& seq, TokenEvent event) {
+  for (Step& step : steps_) leave(step, seq);
+  if (seq.awaits_token()) seq.tokens.pop_back();
   const int32_t held_tokens = seq.kv.num_tokens();
   const std::unique_ptr<Sequence> owner = scheduler_.remove(seq);
   seq.state = SequenceState::kFinished;

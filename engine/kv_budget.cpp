@@ -91,7 +91,7 @@ DeviceBudget plan_device_budget(double gpu_memory_utilization,
 int64_t step_scratch_bytes(const EngineConfig& config,
                            const ModelSpec& model,
                            const kv::KvGeometry& geometry) {
-  // Attention's partial results, cuBLAS' workspace, graphs.
+  // Attention's partial results, cuBLAS' workspace, graphs, what draws read.
   constexpr int64_t kStepBytes = int64_t{256} << 20;
   const int32_t max_tokens = wanted_model_len(config, model);
   int64_t entries = 0;  // of one sequence

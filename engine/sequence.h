@@ -23,11 +23,13 @@ struct Sequence {
   int32_t choice = 0;
   uint64_t seed = 0;
   SequenceState state = SequenceState::kWaiting;
-  std::vector<int32_t> tokens;
+  std::vector<int32_t> tokens;  // the last one < 0: a step under way draws it (StepPlan::token_ids)
   int32_t num_prompt = 0;
+  int32_t max_tokens = 0;  // of prompt and output
   kv::SequenceRules rules;
   kv::SequenceKv kv;
   std::unique_ptr<Sampler> sampler;
+  bool device_was_undecided = false;  // about the last token
 
   std::vector<TokenLogprobs> prompt_logprobs;  // of prompt tokens 1, 2, ... as far as computed
   int32_t cached_tokens = 0;                   // of the prompt, when first admitted
@@ -38,6 +40,13 @@ struct Sequence {
   int32_t num_tokens() const { return static_cast<int32_t>(tokens.size()); }
   int32_t num_output() const { return num_tokens() - num_prompt; }
   int32_t num_remaining() const { return num_tokens() - kv.num_tokens(); }
+  bool awaits_token() const { return tokens.back() < 0; }
+  // The token under way is its last: there is nothing to compute any more.
+  bool only_awaits() const { return awaits_token() && num_tokens() >= max_tokens; }
+  // Whether the next draw is one token of its own.
+  bool draws_alone() const {
+    return request->sampling.max_tokens > 0 && (num_output() > 0 || request->n == 1);
+  }
   bool decoding() const { return num_output() > 0 && num_remaining() == 1; }
   // Whether its rows are computed for a long sequence (Scheduler::Limits::long_after). K and V
   // differ then, so the one that becomes long starts over.

@@ -24,6 +24,7 @@
 #include "kernels/base/thread_pool.h"
 #include "kernels/quant/quant_format.h"
 #include "kernels/rope/rope.h"
+#include "kernels/sample/token_draw.h"
 
 namespace headwater {
 
@@ -101,8 +102,10 @@ class Ops {
   // No sequence is longer than max_tokens: bounds the scratch of attention. Once, before any step.
   virtual void reserve(int32_t /*max_tokens*/) {}
   virtual Buffer allocate(int64_t bytes) = 0;  // zeroed, 64-byte aligned
-  // Host to device and back; ready for the operations called next, and complete after
-  // synchronize(). On the CPU the device's memory is the host's.
+  // Host memory that download() and fetch() reach at the speed of the bus.
+  virtual Buffer allocate_staging(int64_t bytes);
+  // Host to device, ready for the operations called next; the host's memory may be reused at once.
+  // And back, complete after wait() or synchronize(). On the CPU the device's memory is the host's.
   virtual void upload(void* device, const void* host, int64_t bytes) {
     std::memcpy(device, host, static_cast<size_t>(bytes));
   }
@@ -165,6 +168,17 @@ class Ops {
   virtual void softcap(Matrix x, float cap) = 0;
   // out[i, :] = x[step.logit_rows[i], :]
   virtual void gather_logit_rows(Matrix x, const StepView& step, Matrix out) = 0;
+  // out[i] = the likeliest of row i.  logits: [m, vocab_size], out: [m] in device memory
+  virtual void top_logits(Matrix logits, TopLogits* out);
+  // tokens[i] = what draws[i] takes from row i, or kUndecided. tops: of the same rows; all [m] in
+  // device memory
+  virtual void draw_tokens(Matrix logits,
+                           const TopLogits* tops,
+                           const TokenDraw* draws,
+                           int32_t* tokens);
+  // ids[i] = drawn[-1 - ids[i]] where ids[i] < 0: tokens that the host does not know yet. Undecided
+  // ones become 0.  ids: [count]
+  virtual void take_tokens(const int32_t* drawn, int32_t* ids, int64_t count);
   // Whole pages or records of page_bytes: from -> to, for copy on write.
   virtual void copy_pages(std::byte* arena,
                           int64_t page_bytes,
@@ -179,6 +193,14 @@ class Ops {
   // operations with the same arguments, from the same buffers. Key 0: nothing is kept.
   virtual void replay(uint64_t /*key*/, const std::function<void()>& body) { body(); }
   virtual void synchronize() = 0;
+  // A place in the order of the calls; wait() returns when all before it is done. Only the last two
+  // marks are kept.
+  virtual int64_t mark() { return 0; }
+  virtual void wait(int64_t /*mark*/) {}
+  // Copies what is complete, past operations that are not, and returns when it is there.
+  virtual void fetch(void* host, const void* device, int64_t bytes) {
+    std::memcpy(host, device, static_cast<size_t>(bytes));
+  }
 };
 
 // The pool is not owned and may be shared; it must outlive the Ops.

@@ -13,6 +13,8 @@
 #include "kernels/norm/norm_cuda.cuh"
 #include "kernels/ops.h"
 #include "kernels/rope/rope_cuda.cuh"
+#include "kernels/sample/draw_tokens_cuda.cuh"
+#include "kernels/sample/top_logits_cuda.cuh"
 
 namespace headwater {
 namespace {
@@ -68,10 +70,14 @@ class CudaOps final : public Ops {
   }
 
   Buffer allocate(int64_t bytes) override { return cuda::allocate_device(bytes, stream_); }
-  // From pageable memory: the bytes are copied out before the call returns.
+  Buffer allocate_staging(int64_t bytes) override { return cuda::allocate_pinned(bytes); }
+  // What a step brings goes through pinned memory; copying more from pageable memory does not
+  // return before the bytes are copied out.
   void upload(void* device, const void* host, int64_t bytes) override {
+    const void* from = bytes <= cuda::UploadRing::kSlotBytes ? uploads_.put(host, bytes) : host;
     HW_CUDA(cudaMemcpyAsync(
-        device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_.get()));
+        device, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_.get()));
+    if (from != host) uploads_.sent(stream_);
   }
   void download(void* host, const void* device, int64_t bytes) override {
     HW_CUDA(cudaMemcpyAsync(
@@ -144,6 +150,18 @@ class CudaOps final : public Ops {
   void gather_logit_rows(Matrix x, const StepView& step, Matrix out) override {
     cuda::gather_rows(x, step.logit_rows, out.first_rows(step.num_logit_rows), stream_);
   }
+  void top_logits(Matrix logits, TopLogits* out) override {
+    cuda::top_logits(logits, out, stream_);
+  }
+  void draw_tokens(Matrix logits,
+                   const TopLogits* tops,
+                   const TokenDraw* draws,
+                   int32_t* tokens) override {
+    cuda::draw_tokens(logits, tops, draws, tokens, stream_);
+  }
+  void take_tokens(const int32_t* drawn, int32_t* ids, int64_t count) override {
+    cuda::take_tokens(drawn, ids, count, stream_);
+  }
 
   void copy_pages(std::byte* arena,
                   int64_t page_bytes,
@@ -177,6 +195,19 @@ class CudaOps final : public Ops {
     entry->second.launch(stream_);
   }
   void synchronize() override { HW_CUDA(cudaStreamSynchronize(stream_.get())); }
+  int64_t mark() override {
+    marks_[static_cast<size_t>(num_marks_ % 2)].record(stream_);
+    return num_marks_++;
+  }
+  void wait(int64_t mark) override {
+    HW_CHECK(mark < num_marks_ && mark + 2 >= num_marks_, "a mark that is kept", mark, num_marks_);
+    marks_[static_cast<size_t>(mark % 2)].wait();
+  }
+  void fetch(void* host, const void* device, int64_t bytes) override {
+    HW_CUDA(cudaMemcpyAsync(
+        host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, fetches_.get()));
+    HW_CUDA(cudaStreamSynchronize(fetches_.get()));
+  }
 
  private:
   void multiply(const Weight& weight, const FusedLinear& product, bool add) {
@@ -184,7 +215,10 @@ class CudaOps final : public Ops {
   }
 
   bool deterministic_;
-  cuda::Stream stream_;
+  cuda::Stream stream_, fetches_;
+  cuda::UploadRing uploads_;
+  cuda::Event marks_[2];
+  int64_t num_marks_ = 0;
   cuda::Cublas cublas_;
   Buffer staged_;  // what the step's own copies and table entries are read from
   cuda::LinearScratch linear_;

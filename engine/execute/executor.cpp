@@ -17,8 +17,9 @@ void upload(Ops& ops, const Buffer& buffer, std::span<const T> values) {
 
 }  // namespace
 
-Executor::Executor(Model& model, Ops& ops, kv::KvManager& kv, int64_t arena_bytes, int32_t max_seqs)
-    : model_(model), ops_(ops), kv_(kv), arena_(ops.allocate(arena_bytes)) {
+Executor::Executor(
+    Model& model, Ops& ops, kv::KvManager& kv, int64_t arena_bytes, int32_t max_seqs, bool draws)
+    : model_(model), ops_(ops), kv_(kv), draws_(draws), arena_(ops.allocate(arena_bytes)) {
   const kv::KvGeometry& geometry = kv.geometry();
   std::vector<KvGroupShape> groups;
   for (int32_t g = 0; g < geometry.num_groups(); ++g) {
@@ -44,36 +45,47 @@ Executor::Executor(Model& model, Ops& ops, kv::KvManager& kv, int64_t arena_byte
   ops.reserve(kv.max_tokens());
 
   const int64_t rows = model.limits().max_rows;
+  const int64_t max_logit_rows = model.limits().max_logit_rows;
   const int64_t num_groups = geometry.num_groups();
   const int64_t ints =
-      rows * (3 + num_groups) + model.limits().max_logit_rows + max_seqs * (1 + 2 * num_groups) + 1;
-  constexpr int64_t kArrays = 7;
-  step_ = ops.allocate(ints * int64_t{sizeof(int32_t)} + kArrays * kAlignment);
+      rows * (3 + num_groups) + max_logit_rows + max_seqs * (1 + 2 * num_groups) + 1;
+  constexpr int64_t kArrays = 8;
+  step_ = ops.allocate(ints * int64_t{sizeof(int32_t)} +
+                       max_logit_rows * int64_t{sizeof(TokenDraw)} + kArrays * kAlignment);
+  host_logits_ =
+      ops.allocate_staging(max_logit_rows * model.spec().vocab_size * int64_t{sizeof(float)});
+  if (!draws) return;
+  tops_ = ops.allocate(max_logit_rows * int64_t{sizeof(TopLogits)});
+  tokens_ = ops.allocate(max_logit_rows * int64_t{sizeof(int32_t)});
+  for (Slot& slot : slots_) slot.host_tokens = ops.allocate_staging(tokens_.bytes());
 }
 
-Matrix Executor::run(const StepPlan& plan) {
+void Executor::enqueue(const StepPlan& plan) {
+  HW_CHECK(num_enqueued_ - num_done_ < (draws_ ? 2 : 1), "steps under way", num_enqueued_);
   for (const kv::PageCopy& copy : plan.copies)
     ops_.copy_pages(arena_.data(), copy.page_bytes, copy.from, copy.to);
   if (tables_.data() != nullptr) ops_.write_table(tables_.as<int32_t>(), kv_.take_table_changes());
   // One upload; where an array lies depends on nothing but how long those before it are.
   host_step_.clear();
-  const auto put = [&]<typename T>(const std::vector<T>& values) -> const T* {
+  const auto put = [&]<typename T>(const std::vector<T>& values) -> T* {
     const size_t at = (host_step_.size() + kAlignment - 1) / kAlignment * kAlignment;
     const auto bytes = std::as_bytes(std::span(values));
     host_step_.resize(at);
     host_step_.insert(host_step_.end(), bytes.begin(), bytes.end());
-    return reinterpret_cast<const T*>(step_.data() + at);
+    return reinterpret_cast<T*>(step_.data() + at);
   };
 
   StepView step;
   step.num_rows = plan.num_rows;
   step.num_seqs = static_cast<int32_t>(plan.sequences.size());
   step.num_logit_rows = plan.num_logit_rows;
-  step.token_ids = put(plan.token_ids);
+  int32_t* token_ids = put(plan.token_ids);
+  step.token_ids = token_ids;
   step.positions = put(plan.positions);
   step.row_seq = put(plan.row_seq);
   step.row_begin = put(plan.row_begin);
   step.logit_rows = put(plan.logit_rows);
+  const TokenDraw* draws = put(plan.draws);
   step.pages.arena = arena_.data();
   step.pages.tables = tables_.data() != nullptr ? tables_.as<int32_t>() : kv_.tables();
   step.pages.table_begin = put(plan.table_begin);
@@ -84,24 +96,49 @@ Matrix Executor::run(const StepPlan& plan) {
   step.pages.compensates = compensates_;
   step.pages.format = kv_.geometry().groups()[0].page.format;
 
-  HW_CHECK(
-      static_cast<int64_t>(host_step_.size()) <= step_.bytes(), "bytes of a step", step_.bytes());
+  HW_CHECK(std::ssize(host_step_) <= step_.bytes(), "bytes of a step", host_step_.size());
   upload(ops_, step_, std::span<const std::byte>(host_step_));
 
   // Decode steps of one size differ in nothing but what the buffers hold.
   const bool decodes = step.num_rows == step.num_seqs && step.num_logit_rows == step.num_rows;
+  const auto buffer = static_cast<int32_t>(num_enqueued_ % (draws_ ? 2 : 1));
   const uint64_t key = static_cast<uint64_t>(plan.num_long_rows) << 32 |
-                       static_cast<uint64_t>(static_cast<uint32_t>(step.num_rows));
-  Matrix logits;
-  ops_.replay(decodes ? key : 0, [&] { logits = model_.forward(step, plan.num_long_rows); });
-  if (logits.data == nullptr) logits = model_.logits(step.num_logit_rows);
-  host_logits_.resize(static_cast<size_t>(logits.rows * logits.cols));
-  if (!host_logits_.empty())  // chunks within a prompt have no logits
-    ops_.download(host_logits_.data(),
-                  logits.data,
-                  static_cast<int64_t>(host_logits_.size() * sizeof(float)));
-  ops_.synchronize();
-  return {host_logits_.data(), DType::kF32, logits.rows, logits.cols, logits.cols};
+                       static_cast<uint64_t>(step.num_rows) << 1 | static_cast<uint64_t>(buffer);
+  Slot& under_way = slot(num_enqueued_);
+  under_way.logits = model_.logits(step.num_logit_rows, buffer);
+  ops_.replay(decodes ? key : 0, [&] {
+    if (draws_) ops_.take_tokens(tokens_.as<int32_t>(), token_ids, step.num_rows);
+    model_.forward(step, plan.num_long_rows, buffer);
+    if (!draws_ || step.num_logit_rows == 0) return;  // chunks within a prompt have no logits
+    ops_.top_logits(under_way.logits, tops_.as<TopLogits>());
+    ops_.draw_tokens(under_way.logits, tops_.as<TopLogits>(), draws, tokens_.as<int32_t>());
+  });
+  if (draws_ && step.num_logit_rows > 0)
+    ops_.download(under_way.host_tokens.data(),
+                  tokens_.data(),
+                  step.num_logit_rows * int64_t{sizeof(int32_t)});
+  under_way.mark = ops_.mark();
+  ++num_enqueued_;
+}
+
+std::span<const int32_t> Executor::wait() {
+  HW_CHECK(num_done_ < num_enqueued_, "a step under way", num_done_);
+  const Slot& done = slot(num_done_++);
+  ops_.wait(done.mark);
+  if (!draws_) return {};
+  return {done.host_tokens.as<int32_t>(), static_cast<size_t>(done.logits.rows)};
+}
+
+Matrix Executor::fetch_logits(std::span<const int32_t> rows) {
+  const Matrix& logits = slot(num_done_ - 1).logits;
+  const Matrix host{host_logits_.data(), logits.dtype, logits.rows, logits.cols, logits.cols};
+  for (size_t first = 0, end = 0; first < rows.size(); first = end) {  // runs in one go
+    for (end = first + 1; end < rows.size() && rows[end] == rows[end - 1] + 1;) ++end;
+    ops_.fetch(host.f32_row(rows[first]),
+               logits.f32_row(rows[first]),
+               static_cast<int64_t>(end - first) * logits.cols * int64_t{sizeof(float)});
+  }
+  return host;
 }
 
 }  // namespace headwater

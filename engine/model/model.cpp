@@ -52,7 +52,8 @@ Model::Model(const LoadedModel& files,
   normed_ = matrix(rows, spec_.hidden_dim);
   wide_ = matrix(rows, widest);
   narrow_ = matrix(rows, narrowest);
-  logits_ = matrix(limits.max_logit_rows, spec_.vocab_size);
+  for (int32_t i = 0; i < limits.num_logit_buffers; ++i)
+    logits_.push_back(matrix(limits.max_logit_rows, spec_.vocab_size));
   for (const RopeSpec& rope : spec_.ropes) angles_.push_back(matrix(rows, rope.rotary_dim));
 }
 
@@ -85,7 +86,7 @@ void Model::observe_attention(AttentionObserver observer) {
   lse_ = observer_ ? ops_.allocate(limits_.max_rows * widest * int64_t{sizeof(float)}) : Buffer{};
 }
 
-Matrix Model::forward(const StepView& step, int32_t num_long_rows) {
+Matrix Model::forward(const StepView& step, int32_t num_long_rows, int32_t logit_buffer) {
   HW_CHECK(step.num_rows <= limits_.max_rows, "rows of a step", step.num_rows);
   HW_CHECK(step.num_logit_rows <= limits_.max_logit_rows, "logit rows", step.num_logit_rows);
   const Matrix x = scratch(residual_, step.num_rows, spec_.hidden_dim);
@@ -96,17 +97,17 @@ Matrix Model::forward(const StepView& step, int32_t num_long_rows) {
     attention_block(layer, step, x);
     ffn_block(layer, step, x);
   }
-  if (step.num_logit_rows == 0) return logits(0);
+  if (step.num_logit_rows == 0) return logits(0, logit_buffer);
   const Matrix last = scratch(normed_, step.num_logit_rows, spec_.hidden_dim);
   ops_.gather_logit_rows(x, step, last);
-  const Matrix out = logits(step.num_logit_rows);
+  const Matrix out = logits(step.num_logit_rows, logit_buffer);
   begin_branch(output_norm_, output_ ? *output_ : *embedding_, Gate::kNone, last, out);
   if (spec_.logit_softcap > 0) ops_.softcap(out, spec_.logit_softcap);
   return out;
 }
 
-Matrix Model::logits(int32_t num_rows) const {
-  return scratch(logits_, num_rows, spec_.vocab_size);
+Matrix Model::logits(int32_t num_rows, int32_t logit_buffer) const {
+  return scratch(logits_[static_cast<size_t>(logit_buffer)], num_rows, spec_.vocab_size);
 }
 
 // The angles of count rows from `first` on.

@@ -29,6 +29,7 @@ class Model {
   struct Limits {
     int32_t max_rows = 0;        // of one step
     int32_t max_logit_rows = 0;  // likewise
+    int32_t num_logit_buffers = 1;
   };
   // files and ops are not owned and outlive the model: embeddings are read from the files.
   // progress(done, total) counts layers. Throws LoadError.
@@ -41,11 +42,11 @@ class Model {
   const Limits& limits() const { return limits_; }
 
   // Runs every layer over the step's rows and appends their K and V to the pages. Returns the
-  // logits, [num_logit_rows, vocab_size] in device memory, valid until the next call. The last
-  // num_long_rows rows are of sequences of more than spec().long_after tokens, where there is such
-  // a bound.
-  Matrix forward(const StepView& step, int32_t num_long_rows = 0);
-  Matrix logits(int32_t num_rows) const;  // where forward() leaves them
+  // logits, [num_logit_rows, vocab_size] in device memory, valid until the next call with this
+  // buffer of theirs. The last num_long_rows rows are of sequences of more than spec().long_after
+  // tokens, where there is such a bound.
+  Matrix forward(const StepView& step, int32_t num_long_rows = 0, int32_t logit_buffer = 0);
+  Matrix logits(int32_t num_rows, int32_t logit_buffer = 0) const;  // where forward() leaves them
   // Called after each layer's attention from now on; for calibration, never in serving. {}: nobody.
   void observe_attention(AttentionObserver observer);
 
@@ -76,7 +77,8 @@ class Model {
   Vector output_norm_;
   std::vector<Layer> layers_;
   std::vector<Buffer> angles_;  // one per distinct RopeSpec
-  Buffer residual_, normed_, wide_, narrow_, logits_;
+  Buffer residual_, normed_, wide_, narrow_;
+  std::vector<Buffer> logits_;
   AttentionObserver observer_;
   Buffer lse_;  // while observed
 };

@@ -16,6 +16,7 @@ class Penalties final {
   // Keeps no history unless a penalty is set.
   Penalties(const SamplingParams& params, std::span<const int32_t> prompt);
 
+  bool active() const { return active_; }  // whether apply() changes anything, ever
   void accept(int32_t token);
   // Costs O(distinct tokens seen). logits: [vocab_size]
   void apply(std::span<float> logits) const;

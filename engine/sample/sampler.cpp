@@ -4,8 +4,9 @@
 #include <cmath>
 #include <limits>
 
-#include "engine/sample/philox.h"
 #include "kernels/base/check.h"
+#include "kernels/sample/exp.h"
+#include "kernels/sample/philox.h"
 
 namespace headwater {
 namespace {
@@ -19,6 +20,10 @@ std::vector<int32_t> ids_in_range(std::span<const int32_t> ids, int32_t vocab_si
     return id >= 0 && id < vocab_size;
   });
   return kept;
+}
+
+bool more_likely(const Candidate& a, const Candidate& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 }
 
 double mass_of(const std::vector<Candidate>& candidates) {
@@ -114,9 +119,7 @@ TokenLogprobs logprobs_of(std::span<const float> logits, int32_t chosen, int32_t
   if (k <= 0) return result;
   std::vector<Candidate> top;
   select_top(logits, k, top);
-  std::sort(top.begin(), top.end(), [](const Candidate& a, const Candidate& b) {
-    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
-  });
+  std::ranges::sort(top, more_likely);
   result.top.reserve(top.size());
   for (const Candidate& c : top) result.top.push_back({c.id, logprob(c.logit)});
   return result;
@@ -159,6 +162,19 @@ SampledToken Sampler::sample(std::span<float> logits,
   return sampled;
 }
 
+TokenDraw Sampler::token_draw(int32_t output_position) const {
+  const bool adjusts = !logit_bias_.empty() || output_position < min_tokens_ || penalties_.active();
+  const bool needs_row = temperature_ > 0.0f && (typical_p_ < 1.0f || top_k_ > kTopLogits);
+  return {.by_host = adjusts || needs_row || logprobs_ >= 0,
+          .temperature = temperature_,
+          .top_p = top_p_,
+          .min_p = min_p_,
+          .top_k = top_k_,
+          .choice = choice_,
+          .position = static_cast<uint32_t>(output_position),
+          .seed = seed_};
+}
+
 void Sampler::accept(int32_t token) { penalties_.accept(token); }
 
 void Sampler::adjust(std::span<float> logits, int32_t output_position) const {
@@ -189,8 +205,9 @@ void Sampler::truncate(std::span<float> logits, float max, SamplerScratch& scrat
   double total = 0.0;
   if (top_k_ > 0) {
     select_top(logits, top_k_, candidates);
+    std::ranges::sort(candidates, more_likely);
     for (Candidate& c : candidates) {
-      c.weight = std::exp((c.logit - max) / temperature_);
+      c.weight = exp_nonpositive((c.logit - max) / temperature_);
     }
     total = mass_of(candidates);
   } else {

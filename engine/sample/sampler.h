@@ -11,7 +11,8 @@
 //                         (Meister et al. 2022)
 //   8 top_p               the fewest likeliest tokens with mass p (Holtzman et al. 2019)
 //   9 min_p               at least min_p times as likely as the likeliest (Nguyen et al. 2024)
-//  10 draw                inverse CDF at philox_uniform(seed, choice, position)
+//  10 draw                inverse CDF at philox_uniform(seed, choice, position), over the tokens
+//                         likeliest first after top_k or top_p, by id otherwise
 // Steps 7 and 8 measure mass among the tokens that the step before left over.
 //
 // The draw depends on (seed, choice, position) and the logits alone, so the same seed gives the
@@ -27,6 +28,7 @@
 #include "engine/request.h"
 #include "engine/sample/penalties.h"
 #include "engine/sample/softmax.h"
+#include "kernels/sample/token_draw.h"
 
 namespace headwater {
 
@@ -61,6 +63,9 @@ class Sampler final {
   // effect on later draws: call accept() with the token that was really appended.
   // Logprobs are of the raw logits, before any of the steps above (vLLM's default).
   SampledToken sample(std::span<float> logits, int32_t output_position, SamplerScratch& scratch);
+
+  // The same draw for a device; left to the host where it needs what only the host has.
+  TokenDraw token_draw(int32_t output_position) const;
 
   // Appends to the output history. Also how a sequence that is rebuilt catches up.
   void accept(int32_t token);

@@ -41,13 +41,13 @@ void Scheduler::wait(std::unique_ptr<Sequence> seq) {
   insert_by_order(waiting_, std::move(seq));
 }
 
-void Scheduler::next_step(StepPlan& plan, std::vector<std::unique_ptr<Sequence>>& failed) {
+void Scheduler::next_step(StepPlan& plan) {
   plan.sequences.clear();
   plan.num_rows = 0;
   plan.num_logit_rows = 0;
   for (size_t i = 0; i < running_.size();) {
     Sequence& seq = *running_[i];
-    if (is_long(seq) == seq.long_context()) {
+    if (seq.only_awaits() || is_long(seq) == seq.long_context()) {
       ++i;
     } else {
       wait(remove(seq));  // became long: everything anew
@@ -65,11 +65,6 @@ void Scheduler::next_step(StepPlan& plan, std::vector<std::unique_ptr<Sequence>>
     const int32_t rows = admit(plan, budget);
     if (rows == 0) break;
     budget -= rows;
-  }
-  // Alone, and yet its pages cannot be had: no other sequence will ever give any back.
-  if (plan.empty() && running_.empty() && !waiting_.empty()) {
-    failed.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
   }
   plan.copies = kv_.take_copies();
   flatten(plan, kv_);
@@ -107,6 +102,7 @@ int32_t Scheduler::admit(StepPlan& plan, int32_t max_rows) {
 }
 
 int32_t Scheduler::place(Sequence& seq, int32_t max_rows, StepPlan& plan) {
+  if (seq.only_awaits()) return 0;
   PlannedRows rows;
   rows.seq = &seq;
   rows.first_position = seq.kv.num_tokens();
@@ -141,8 +137,10 @@ void Scheduler::preempt(Sequence& seq, StepPlan& plan) {
 }
 
 void Scheduler::commit_rows(const StepPlan& plan) {
-  for (const PlannedRows& rows : plan.sequences)
+  for (const PlannedRows& rows : plan.sequences) {
+    if (rows.seq == nullptr) continue;
     kv_.commit(rows.seq->kv, std::span(rows.seq->tokens).first(static_cast<size_t>(rows.end())));
+  }
 }
 
 void Scheduler::observe(const StepPlan& plan, double seconds) {

@@ -32,9 +32,16 @@ class Scheduler {
   // Runs at once over the parent's pages if a place is free, else waits and recomputes.
   void add_fork(std::unique_ptr<Sequence> seq, const Sequence& parent);
 
-  // Fills the plan; it is empty if nothing can run. What can never run is moved to failed.
-  void next_step(StepPlan& plan, std::vector<std::unique_ptr<Sequence>>& failed);
-  // After the plan ran: its rows are in the pages.
+  // Fills the plan; it is empty if nothing can run. The step before may still be under way, if its
+  // rows are committed: what it draws is known to the device.
+  void next_step(StepPlan& plan);
+  // After an empty plan, with no step under way: who keeps all others from running, if any wait. It
+  // is alone, and yet its pages cannot be had: nobody will ever give any back.
+  Sequence* stuck() const {
+    return running_.empty() && !waiting_.empty() ? waiting_.front().get() : nullptr;
+  }
+  // Once the plan's tokens are known and it ran or was enqueued: its rows are in the pages before
+  // any later step reads them.
   void commit_rows(const StepPlan& plan);
   void observe(const StepPlan& plan, double seconds);
   // Gives its pages back and hands the sequence over.

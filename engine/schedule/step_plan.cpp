@@ -10,6 +10,7 @@ void flatten(StepPlan& plan, const kv::KvManager& kv) {
   plan.row_seq.clear();
   plan.row_begin.assign(1, 0);
   plan.logit_rows.clear();
+  plan.draws.clear();
   plan.table_begin.clear();
   plan.num_decodes = 0;
   plan.num_long_rows = 0;
@@ -29,6 +30,9 @@ void flatten(StepPlan& plan, const kv::KvManager& kv) {
     rows.first_logit_row = static_cast<int32_t>(plan.logit_rows.size());
     for (int32_t i = plan.row_begin.back() - rows.num_logit_rows; i < plan.row_begin.back(); ++i)
       plan.logit_rows.push_back(i);
+    plan.draws.resize(plan.logit_rows.size());  // none but a sequence's last row has one
+    if (rows.end() == seq.num_tokens() && seq.draws_alone())
+      plan.draws.back() = seq.sampler->token_draw(seq.num_output());
     for (int32_t g = 0; g < num_groups; ++g)
       plan.table_begin.push_back(kv.table_begin(seq.kv.table_slot(), g));
   }
@@ -39,6 +43,12 @@ void flatten(StepPlan& plan, const kv::KvManager& kv) {
     for (const PlannedRows& rows : plan.sequences)
       for (int32_t position = rows.first_position; position < rows.end(); ++position)
         plan.window_start.push_back(kv.window_start(rows.seq->kv, g, position));
+}
+
+bool StepPlan::drawn_on_device() const {
+  return std::ranges::none_of(draws, &TokenDraw::by_host) &&
+         std::ranges::none_of(
+             sequences, [](const PlannedRows& rows) { return rows.seq->device_was_undecided; });
 }
 
 }  // namespace headwater

@@ -11,7 +11,7 @@ namespace headwater {
 
 // The rows of one sequence in this step.
 struct PlannedRows {
-  Sequence* seq = nullptr;
+  Sequence* seq = nullptr;  // null: it left while the step was under way
   int32_t first_position = 0;
   int32_t num_rows = 0;
   int32_t first_logit_row = 0;  // into the step's logits
@@ -27,14 +27,18 @@ struct StepPlan {
   int32_t num_decodes = 0;    // rows that continue an output
   int32_t num_long_rows = 0;  // of sequences with long_context; they come last
 
+  // Of a token that is still on the device: -1 - its row of the logits of the step before.
   std::vector<int32_t> token_ids, positions, row_seq;  // [num_rows]
   std::vector<int32_t> row_begin;                      // [num_seqs + 1]
   std::vector<int32_t> logit_rows;                     // [num_logit_rows]
+  std::vector<TokenDraw> draws;                        // [num_logit_rows]
   std::vector<int64_t> table_begin;                    // [num_seqs, num_groups]
   std::vector<int32_t> window_start;                   // [num_groups, num_rows]
   std::vector<kv::PageCopy> copies;                    // before the rows
 
   bool empty() const { return sequences.empty(); }
+  // Whether the device draws, as far as can be told, every token that the step ends in.
+  bool drawn_on_device() const;
 };
 
 // Fills the flat arrays from `sequences`, which it puts in order.

@@ -1,6 +1,7 @@
 #include "kernels/base/cuda.cuh"
 
 #include <algorithm>
+#include <cstring>
 #include <string>
 
 #include "kernels/base/status.h"
@@ -58,6 +59,30 @@ Buffer allocate_device(int64_t bytes, const Stream& stream) {
   Buffer buffer(static_cast<std::byte*>(data), bytes, [](std::byte* d) { (void)cudaFree(d); });
   HW_CUDA(cudaMemsetAsync(data, 0, size, stream.get()));
   return buffer;
+}
+
+Event::Event() { HW_CUDA(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
+Event::~Event() {
+  if (event_ != nullptr) (void)cudaEventDestroy(event_);
+}
+void Event::record(const Stream& stream) { HW_CUDA(cudaEventRecord(event_, stream.get())); }
+void Event::wait() const { HW_CUDA(cudaEventSynchronize(event_)); }
+
+const void* UploadRing::put(const void* host, int64_t bytes) {
+  events_[next_].wait();
+  void* slot = slots_.data() + static_cast<int64_t>(next_) * kSlotBytes;
+  std::memcpy(slot, host, static_cast<size_t>(bytes));
+  return slot;
+}
+void UploadRing::sent(const Stream& stream) {
+  events_[next_].record(stream);
+  next_ = (next_ + 1) % kNumSlots;
+}
+
+Buffer allocate_pinned(int64_t bytes) {
+  void* data = nullptr;
+  HW_CUDA(cudaMallocHost(&data, static_cast<size_t>(std::max<int64_t>(bytes, 1))));
+  return {static_cast<std::byte*>(data), bytes, [](std::byte* d) { (void)cudaFreeHost(d); }};
 }
 
 }  // namespace headwater::cuda

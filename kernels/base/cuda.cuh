@@ -62,6 +62,40 @@ Graph record(const Stream& stream, const std::function<void()>& body);
 // Zeroed in the order of the stream. Throws CudaError that says how much was free.
 Buffer allocate_device(int64_t bytes, const Stream& stream);
 
+// Pinned host memory. Throws CudaError.
+Buffer allocate_pinned(int64_t bytes);
+
+// Move-only owner.
+class Event {
+ public:
+  Event();
+  ~Event();
+  Event(Event&& other) noexcept : event_(other.event_) { other.event_ = nullptr; }
+  Event& operator=(Event&&) = delete;
+  void record(const Stream& stream);
+  void wait() const;  // until what was recorded last, if anything, is reached
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+// Pinned copies of what is being uploaded, so that neither the host waits for the stream nor the
+// stream for the host. For one stream.
+class UploadRing {
+ public:
+  static constexpr int64_t kSlotBytes = int64_t{512} << 10;
+
+  // The bytes' pinned copy; waits if that place's last upload is still under way.
+  const void* put(const void* host, int64_t bytes);
+  void sent(const Stream& stream);  // the copy from there was called
+
+ private:
+  static constexpr size_t kNumSlots = 8;  // a step takes two or three
+  Buffer slots_ = allocate_pinned(kNumSlots * kSlotBytes);
+  Event events_[kNumSlots];
+  size_t next_ = 0;
+};
+
 }  // namespace headwater::cuda
 
 #define HW_CUDA(call) ::headwater::cuda::check((call), #call, __FILE__, __LINE__)

@@ -71,9 +71,12 @@ std::vector<std::vector<float>> logits_of(const LoadedModel& files,
   const int64_t arena = geometry.peak_bytes(length, {}, chunk);
   kv::KvManager kv(std::move(geometry), {arena, superblock, 1, length, false});
   Model model(files, *ops, {chunk, chunk});
-  Executor executor(model, *ops, kv, arena, 1);
+  Executor executor(model, *ops, kv, arena, 1, false);
 
+  Request draws_nothing;
+  draws_nothing.sampling.max_tokens = 0;
   Sequence seq;
+  seq.request = std::make_shared<const Request>(draws_nothing);
   seq.tokens = ids;
   seq.num_prompt = length;
   seq.rules.key_space = !spec.long_ropes.empty() && length > spec.long_after ? 1 : 0;
@@ -88,7 +91,9 @@ std::vector<std::vector<float>> logits_of(const LoadedModel& files,
     plan.sequences = {planned};
     REQUIRE(kv.reserve(seq.kv, planned.end()));
     flatten(plan, kv);
-    const Matrix logits = executor.run(plan);
+    executor.enqueue(plan);
+    executor.wait();
+    const Matrix logits = executor.fetch_logits(plan.logit_rows);
     for (int64_t row = 0; row < logits.rows; ++row)
       rows.emplace_back(logits.f32_row(row), logits.f32_row(row) + logits.cols);
     kv.commit(seq.kv, std::span(ids).first(static_cast<size_t>(planned.end())));

@@ -50,7 +50,7 @@ MAY_INCLUDE = {
     "engine/config/": ("engine/log.h", "kernels/base/"),
     "engine/io/": ("kernels/base/", "kernels/quant/quant_format.h"),
     "engine/text/": ("engine/io/", "kernels/base/"),
-    "engine/sample/": ("engine/request.h", "kernels/base/"),
+    "engine/sample/": ("engine/request.h", "kernels/base/", "kernels/sample/"),
     "engine/model/": ("engine/io/", "engine/text/", "engine/config/", "engine/log.h")
     + KERNEL_SEAM,
     "engine/attention/": (

@@ -54,7 +54,8 @@ EngineHarness::EngineHarness(const LoadedModel& files, const HarnessOptions& opt
   fit_to_layers(spec, rules);
 
   const Model::Limits limits{std::max(options.max_num_batched_tokens, options.max_num_seqs),
-                             options.max_num_seqs + kPromptLogitRows};
+                             options.max_num_seqs + kPromptLogitRows,
+                             2};
   model_ = std::make_unique<Model>(files, *ops_, limits);
   EngineCore::Options core;
   core.limits = {
@@ -70,6 +71,7 @@ EngineHarness::EngineHarness(const LoadedModel& files, const HarnessOptions& opt
   core.faithful = options.faithful;
   core.seed = 1;
   core.check_invariants = options.check_invariants;
+  core.overlap = options.overlap || !ops_->memory_is_host();
   core_ = std::make_unique<EngineCore>(
       *model_,
       *ops_,

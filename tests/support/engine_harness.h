@@ -44,6 +44,7 @@ struct HarnessOptions {
   bool prefix_caching = true;
   bool check_invariants = true;
   double max_itl_stretch = 2.0;
+  bool overlap = false;  // always on a GPU
 };
 
 class EngineHarness {

@@ -24,6 +24,7 @@ class ForwardingOps : public Ops {
 
   void reserve(int32_t max_tokens) override { inner().reserve(max_tokens); }
   Buffer allocate(int64_t bytes) override { return inner().allocate(bytes); }
+  Buffer allocate_staging(int64_t bytes) override { return inner().allocate_staging(bytes); }
   void upload(void* device, const void* host, int64_t bytes) override {
     inner().upload(device, host, bytes);
   }
@@ -76,6 +77,16 @@ class ForwardingOps : public Ops {
   void gather_logit_rows(Matrix x, const StepView& step, Matrix out) override {
     inner().gather_logit_rows(x, step, out);
   }
+  void top_logits(Matrix logits, TopLogits* out) override { inner().top_logits(logits, out); }
+  void draw_tokens(Matrix logits,
+                   const TopLogits* tops,
+                   const TokenDraw* draws,
+                   int32_t* tokens) override {
+    inner().draw_tokens(logits, tops, draws, tokens);
+  }
+  void take_tokens(const int32_t* drawn, int32_t* ids, int64_t count) override {
+    inner().take_tokens(drawn, ids, count);
+  }
   void copy_pages(std::byte* arena,
                   int64_t page_bytes,
                   std::span<const PageId> from,
@@ -89,6 +100,11 @@ class ForwardingOps : public Ops {
     inner().replay(key, body);
   }
   void synchronize() override { inner().synchronize(); }
+  int64_t mark() override { return inner().mark(); }
+  void wait(int64_t mark) override { inner().wait(mark); }
+  void fetch(void* host, const void* device, int64_t bytes) override {
+    inner().fetch(host, device, bytes);
+  }
 
  protected:
   // Every call goes through here.

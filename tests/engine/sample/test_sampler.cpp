@@ -4,8 +4,8 @@
 #include <limits>
 #include <random>
 
-#include "engine/sample/philox.h"
 #include "engine/sample/sampler.h"
+#include "kernels/sample/philox.h"
 
 using namespace headwater;
 
@@ -281,4 +281,72 @@ TEST_CASE("Sampler: NaN and infinities neither crash nor loop", "[sample][unit]"
   for (int32_t position = 0; position < 50; ++position) {
     CHECK(sample_one(params, {-kInf, kNan, 1.0f, -kInf}, position) == 2);
   }
+}
+
+TEST_CASE("Sampler: a device's draw gives the same token, or says that it cannot",
+          "[sample][unit]") {
+  const float top_p = GENERATE(1.0f, 0.3f, 0.9f, 0.999f);
+  const float min_p = GENERATE(0.0f, 0.02f, 0.3f);
+  const int32_t top_k = GENERATE(0, 1, 40, 128, 200);
+  const float temperature = GENERATE(0.0f, 0.3f, 1.0f, 1.4f);
+  SamplingParams params;
+  params.top_p = top_p;
+  params.min_p = min_p;
+  params.top_k = top_k;
+  params.temperature = temperature;
+  CAPTURE(top_p, min_p, top_k, temperature);
+  SamplerScratch scratch;
+  DrawScratch draw_scratch;
+  int decided = 0, sharp_decided = 0;
+  for (uint32_t seed = 0; seed < 40; ++seed) {
+    const int64_t vocab = seed % 8 == 7 ? 100 : 3000;
+    std::vector<float> row = noise(vocab, seed);  // deviation 2
+    const bool sharp = seed % 2 == 0;
+    for (float& x : row) x *= sharp ? 4.0f : 0.5f;
+    if (seed % 4 == 3)
+      for (float& x : row) x = std::round(x);  // many equals
+    if (seed % 5 == 4) row[5] = kNan, row[6] = kInf, row[7] = -kInf;
+    const TopLogits top = top_logits(row);
+    Sampler sampler(params, static_cast<int32_t>(vocab), {}, seed, 0, {});
+    const int32_t got =
+        draw_token(row.data(), top, sampler.token_draw(3), vocab, draw_scratch, OneThread());
+    if (got == kUndecided) continue;
+    ++decided;
+    sharp_decided += sharp;
+    REQUIRE(got == sampler.sample(row, 3, scratch).token);
+  }
+  // top_k beyond a vocabulary of 100 is none.
+  const bool plain = top_p == 1.0f && min_p == 0.0f && top_k == 0;
+  if (temperature == 0.0f || (top_k > 0 && top_k < 100) || plain) CHECK(decided == 40);
+  if (top_k == kTopLogits) CHECK(decided >= 35);
+  if (top_k == 0 && top_p < 0.99f && temperature <= 1.0f) CHECK(sharp_decided >= 18);
+}
+
+TEST_CASE("Sampler: the host draws where logits are changed or reported", "[sample][unit]") {
+  const auto decides = [&](const SamplingParams& params, int32_t position = 0) {
+    return !Sampler(params, 3000, std::vector{2}, kSeed, 0, {}).token_draw(position).by_host;
+  };
+  CHECK(decides(greedy()));
+  SamplingParams params = greedy();
+  params.logit_bias = {{5, 1.0f}};
+  CHECK_FALSE(decides(params));
+  params = greedy();
+  params.presence_penalty = 0.5f;
+  CHECK_FALSE(decides(params));
+  params = greedy();
+  params.logprobs = 0;
+  CHECK_FALSE(decides(params));
+  params = greedy();
+  params.min_tokens = 2;
+  CHECK_FALSE(decides(params, 1));
+  CHECK(decides(params, 2));
+  params = greedy();
+  params.top_k = kTopLogits + 1;
+  CHECK(decides(params));
+  params.temperature = 1.0f;
+  CHECK_FALSE(decides(params));
+  params.top_k = 5;
+  CHECK(decides(params));
+  params.typical_p = 0.5f;
+  CHECK_FALSE(decides(params));
 }

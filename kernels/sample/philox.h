@@ -6,10 +6,12 @@
 #include <array>
 #include <cstdint>
 
+#include "kernels/base/host_device.h"
+
 namespace headwater {
 
-inline std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter,
-                                          std::array<uint32_t, 2> key) {
+HW_HOST_DEVICE inline std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter,
+                                                         std::array<uint32_t, 2> key) {
   constexpr uint32_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;
   constexpr uint32_t kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
   constexpr int kRounds = 10;
@@ -27,7 +29,7 @@ inline std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter,
 }
 
 // Uniform in [0, 1) with 53 random bits: a function of seed, stream and index alone.
-inline double philox_uniform(uint64_t seed, uint32_t stream, uint32_t index) {
+HW_HOST_DEVICE inline double philox_uniform(uint64_t seed, uint32_t stream, uint32_t index) {
   const auto bits = philox4x32({index, stream, 0, 0},
                                {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
   const uint64_t word = (uint64_t{bits[0]} << 32) | bits[1];
