@@ -37,13 +37,13 @@ Json logprobs_json(const Tokenizer& tokenizer,
 
 class ChatResponder final : public Responder {
  public:
-  ChatResponder(const Tokenizer& tokenizer, std::string model, const ChatRequest& request)
+  ChatResponder(const Tokenizer& tokenizer, const std::string& model, const ChatRequest& request)
       : tokenizer_(tokenizer),
         stream_(request.stream),
         num_top_logprobs_(request.options.sampling.logprobs),
         head_(make_head("chatcmpl-",
                         request.stream.enabled ? "chat.completion.chunk" : "chat.completion",
-                        std::move(model))),
+                        model)),
         choices_(static_cast<size_t>(request.options.n)) {}
 
   std::vector<std::string> on_delta(Delta delta) override {
@@ -113,13 +113,13 @@ class ChatResponder final : public Responder {
                    {"logprobs", std::move(logprobs)},
                    {"finish_reason", finish_json(finish)}};
     if (finish != FinishReason::kNone) choice["stop_reason"] = stop_reason_json(delta.stop_reason);
-    return chunk_text(head_, choice, stream_, delta.so_far);
+    return chunk_text(head_, std::move(choice), stream_, delta.so_far);
   }
 
   const Tokenizer& tokenizer_;  // not owned; the engine's
   const StreamOptions stream_;
   const int32_t num_top_logprobs_;  // -1: no logprobs
-  const ReplyHead head_;
+  const std::string head_;
   std::vector<Choice> choices_;
 };
 

@@ -79,14 +79,14 @@ class CompletionResponder final : public Responder {
  public:
   // prompts is read only if the request asks for echo.
   CompletionResponder(const Tokenizer& tokenizer,
-                      std::string model,
+                      const std::string& model,
                       const CompletionRequest& request,
                       const std::vector<std::vector<int32_t>>& prompts)
       : tokenizer_(tokenizer),
         stream_(request.stream),
         num_choices_per_prompt_(static_cast<size_t>(request.options.n)),
         num_top_logprobs_(request.options.sampling.logprobs),
-        head_(make_head("cmpl-", "text_completion", std::move(model))),
+        head_(make_head("cmpl-", "text_completion", model)),
         choices_(prompts.size() * num_choices_per_prompt_) {
     if (!request.echo) return;
     for (const auto& ids : prompts) prompts_.push_back({ids, decode(tokenizer, ids), {}});
@@ -172,7 +172,7 @@ class CompletionResponder final : public Responder {
   const StreamOptions stream_;
   const size_t num_choices_per_prompt_;
   const int32_t num_top_logprobs_;  // -1: no logprobs
-  const ReplyHead head_;
+  const std::string head_;
   std::vector<Prompt> prompts_;  // empty: no echo
   std::vector<Choice> choices_;
 };

@@ -10,38 +10,40 @@
 
 namespace headwater::api {
 
-ReplyHead make_head(const std::string& id_prefix, std::string object, std::string model) {
+std::string make_head(const std::string& id_prefix,
+                      const std::string& object,
+                      const std::string& model) {
   std::random_device random;
   char hex[33];
   std::snprintf(hex, sizeof hex, "%08x%08x%08x%08x", random(), random(), random(), random());
   const auto now = std::chrono::system_clock::now().time_since_epoch();
-  return {id_prefix + hex,
-          std::move(object),
-          std::chrono::duration_cast<std::chrono::seconds>(now).count(),
-          std::move(model)};
+  std::string head =
+      to_text({{"id", id_prefix + hex},
+               {"object", object},
+               {"created", std::chrono::duration_cast<std::chrono::seconds>(now).count()},
+               {"model", model}});
+  head.pop_back();  // the brace: more members follow
+  return head;
 }
 
-std::string reply_text(const ReplyHead& head, const Json& choices, const Json* usage) {
-  Json reply = {{"id", head.id},
-                {"object", head.object},
-                {"created", head.created},
-                {"model", head.model},
-                {"choices", choices}};
-  if (usage != nullptr) reply["usage"] = *usage;
-  reply["system_fingerprint"] = nullptr;
-  return to_text(reply);
+std::string reply_text(const std::string& head, const Json& choices, const Json* usage) {
+  std::string text = head + ",\"choices\":" + to_text(choices);
+  if (usage != nullptr) text += ",\"usage\":" + to_text(*usage);
+  return text + ",\"system_fingerprint\":null}";
 }
 
-std::string chunk_text(const ReplyHead& head,
-                       const Json& choice,
+std::string chunk_text(const std::string& head,
+                       Json choice,
                        const StreamOptions& stream,
                        const GenerationUsage& so_far) {
   const Json usage = stream.continuous_usage ? usage_json(so_far) : Json(nullptr);
   const bool with_usage = stream.include_usage || stream.continuous_usage;
-  return reply_text(head, Json::array({choice}), with_usage ? &usage : nullptr);
+  Json choices = Json::array();
+  choices.push_back(std::move(choice));
+  return reply_text(head, choices, with_usage ? &usage : nullptr);
 }
 
-std::vector<std::string> usage_chunks(const ReplyHead& head,
+std::vector<std::string> usage_chunks(const std::string& head,
                                       const StreamOptions& stream,
                                       const GenerationUsage& usage) {
   if (!stream.include_usage) return {};

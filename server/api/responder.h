@@ -31,26 +31,22 @@ struct PreparedGeneration {
   std::vector<std::string> ignored;  // fields without effect, for the log
 };
 
-// What every chunk of one reply has in common.
-struct ReplyHead {
-  std::string id;      // "chatcmpl-..."
-  std::string object;  // "chat.completion.chunk"
-  int64_t created = 0;
-  std::string model;
-};
-
-ReplyHead make_head(const std::string& id_prefix, std::string object, std::string model);
+// What every chunk of one reply begins with: {"id":...,"object":...,"created":...,"model":...
+// id_prefix: "chatcmpl-"; object: "chat.completion.chunk"
+std::string make_head(const std::string& id_prefix,
+                      const std::string& object,
+                      const std::string& model);
 
 // {id, object, created, model, choices[, usage]}; usage: null pointer leaves the key out.
-std::string reply_text(const ReplyHead& head, const Json& choices, const Json* usage);
+std::string reply_text(const std::string& head, const Json& choices, const Json* usage);
 
 // One choice of a stream as a chunk, with "usage" as the stream options say.
-std::string chunk_text(const ReplyHead& head,
-                       const Json& choice,
+std::string chunk_text(const std::string& head,
+                       Json choice,
                        const StreamOptions& stream,
                        const GenerationUsage& so_far);
 // The chunk with empty choices before [DONE], if it was asked for.
-std::vector<std::string> usage_chunks(const ReplyHead& head,
+std::vector<std::string> usage_chunks(const std::string& head,
                                       const StreamOptions& stream,
                                       const GenerationUsage& usage);
 

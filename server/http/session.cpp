@@ -93,6 +93,7 @@ void Session::start() {
   asio::post(socket_.get_executor(), [self = shared_from_this()] {
     ErrorCode ignored;
     self->socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
+    self->socket_.non_blocking(true, ignored);
     self->expire_read_after(Seconds(self->config().idle_timeout));
     self->read();
   });
@@ -310,12 +311,21 @@ void Session::end_stream() {
 }
 
 void Session::ping_later() {
-  ping_timer_.expires_after(Seconds(config().sse_ping_interval));
+  ping_at_ = SteadyClock::now() + Seconds(config().sse_ping_interval);
+  if (!ping_armed_) arm_ping();
+}
+
+// Every event moves the time; the timer sees that when it fires.
+void Session::arm_ping() {
+  ping_armed_ = true;
+  ping_timer_.expires_at(ping_at_);
   ping_timer_.async_wait([self = shared_from_this()](const ErrorCode& error) {
     if (error || self->state_ != State::kHandling || !self->stream_expected_ ||
         self->reply_complete_) {
       return;
     }
+    if (SteadyClock::now() < self->ping_at_) return self->arm_ping();
+    self->ping_armed_ = false;
     if (!self->stream_open_) self->open_stream();
     self->write(self->sse_.ping());
     self->ping_later();
@@ -344,6 +354,7 @@ void Session::flush() {
   }
   writing_ = !in_flight_.empty();
   if (!writing_) return on_all_written();
+  if (stream_open_ && !reply_complete_ && write_now()) return;
   write_timer_.expires_after(Seconds(config().write_timeout));
   write_timer_.async_wait([self = shared_from_this()](const ErrorCode& error) {
     if (!error && self->writing_ && SteadyClock::now() >= self->write_timer_.expiry()) {
@@ -356,6 +367,18 @@ void Session::flush() {
       [self = shared_from_this()](const ErrorCode& error, size_t num_bytes) {
         self->on_written(error, num_bytes);
       });
+}
+
+// An event nearly always fits the socket's buffer: no completion, no timer. True: all went out.
+bool Session::write_now() {
+  ErrorCode error;
+  num_written_ += socket_.write_some(
+      asio::buffer(in_flight_.data() + num_written_, in_flight_.size() - num_written_), error);
+  if (error || num_written_ < in_flight_.size()) return false;  // an error comes again
+  in_flight_.clear();
+  num_written_ = 0;
+  writing_ = false;
+  return true;
 }
 
 void Session::on_written(const ErrorCode& error, size_t num_bytes) {
@@ -386,6 +409,7 @@ void Session::finish_exchange() {
   record(reply_status_);
   on_disconnect_ = nullptr;
   ping_timer_.cancel();
+  ping_armed_ = false;
   if (!keep_alive_) return linger();
   state_ = State::kReading;
   request_ = {};

@@ -77,9 +77,11 @@ class Session final : public Exchange, public std::enable_shared_from_this<Sessi
   std::string head_text(int status) const;
   void open_stream();
   void ping_later();
+  void arm_ping();
 
   void write(std::string bytes);
   void flush();
+  bool write_now();
   void on_written(const ErrorCode& error, size_t num_bytes);
   void on_all_written();
 
@@ -119,6 +121,8 @@ class Session final : public Exchange, public std::enable_shared_from_this<Sessi
   bool stream_open_ = false;
   SseWriter sse_{true};
   boost::asio::steady_timer ping_timer_;
+  std::chrono::steady_clock::time_point ping_at_;
+  bool ping_armed_ = false;
 
   // output: in_flight_ is being written, pending_ waits
   std::string in_flight_, pending_;
