@@ -29,7 +29,9 @@ double PrefillPacer::decode_seconds(int32_t num_decodes) const {
 int32_t PrefillPacer::rows(int32_t num_decodes) const {
   const int32_t min_rows = std::min(kMinRows, max_rows_);
   if (num_decodes == 0) return max_rows_;
-  const double spare = (stretch_ - 1) * decode_seconds(num_decodes);
+  const double decode = decode_seconds(num_decodes);
+  if (decode == 0) return 0;  // this step tells
+  const double spare = (stretch_ - 1) * decode;
   if (spare <= 0 || seen_.weight == 0) return min_rows;
   // The straight line through what was seen.
   const double mean_rows = seen_.rows / seen_.weight;

@@ -16,7 +16,8 @@ class PrefillPacer {
  public:
   PrefillPacer(double stretch, int32_t max_decodes, int32_t max_rows);
 
-  // Prefill rows for a step with this many decodes; max_rows when nobody decodes.
+  // Prefill rows for a step with this many decodes; max_rows when nobody decodes, 0 where it is
+  // still to be found out what decodes alone take.
   int32_t rows(int32_t num_decodes) const;
   void observe(int32_t num_decodes, int32_t num_prefill_rows, double seconds);
 

@@ -14,7 +14,10 @@ using Catch::Matchers::Contains;
 TEST_CASE("PrefillPacer: prefill rides along within the stretch", "[engine][unit]") {
   PrefillPacer pacer(2.0, 8, 512);
   REQUIRE(pacer.rows(0) == 512);
+  REQUIRE(pacer.rows(4) == 0);  // what decodes alone cost is not known: a step without tells
+  pacer.observe(4, 0, 0.010);
   REQUIRE(pacer.rows(4) == 8);
+  REQUIRE(pacer.rows(3) == 0);
   const auto steps = [&](int count, double any, double per_row) {
     for (int i = 0; i < count; ++i) {
       const int32_t rows = pacer.rows(4);
