@@ -60,7 +60,8 @@ struct FusedLinear {
   float eps = 0.0f;             // of the norm
   Gate gate = Gate::kNone;      // behind it: W's rows are the gate's, then as many of what it gates
   Matrix out;                   // [m, W.rows], or half of the columns behind a gate
-  Matrix normed, product;       // scratch for x normalised and for the product before the gate
+  Matrix normed, product;  // scratch for x normalised and for the product before the gate; neither
+                           // is x or out, each may be as Ops::linear_dtype
 };
 
 struct HeadShape {
@@ -74,8 +75,8 @@ struct AttentionArgs {
   HeadShape heads;
   float scale = 1.0f;    // logits = scale * q.k
   float softcap = 0.0f;  // > 0: logits = softcap * tanh(logits / softcap)
-  Matrix q;              // [num_rows, num_heads * head_dim], after RoPE
-  Matrix out;            // [num_rows, num_heads * head_dim]
+  Matrix q;              // [num_rows, num_heads * head_dim], after RoPE; as Ops::linear_dtype
+  Matrix out;            // [num_rows, num_heads * head_dim]; as Ops::linear_dtype
   Matrix lse;  // [num_rows, num_heads] f32, the log of each row's sum of exp(logit); data null: no
   const PageSelection* selection = nullptr;       // null: all visible pages
   const VirtualTokens* virtual_tokens = nullptr;  // null: none
@@ -92,6 +93,13 @@ class Ops {
   virtual std::string_view name() const = 0;         // "ref", "cpu", "cuda"
   virtual std::string_view description() const = 0;  // device and instruction set, for start-up
   virtual DType activation_dtype() const = 0;
+  // What linear() takes and gives without a conversion, for num_rows rows: what lies between two
+  // products may be of this type. rms_norm, head_norm, add_bias, rope_append_kv (q, k and v of one
+  // type), attention, silu_mul and gelu_mul read and write it; out of its range counts as its
+  // largest. Everything else is of activation_dtype().
+  virtual DType linear_dtype(const Weight& /*weight*/, int64_t /*num_rows*/) const {
+    return activation_dtype();
+  }
   virtual DType default_kv_format() const = 0;
   virtual bool supports_kv(const PageShape& page) const = 0;
   // Whether what allocate() gives can be read and written by the host.

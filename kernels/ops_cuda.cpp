@@ -28,12 +28,6 @@ const cuda::CudaWeight& on_device(const Weight& weight) {
   return static_cast<const cuda::CudaWeight&>(weight);
 }
 
-Matrix rows_from(Matrix x, int64_t begin, int64_t count) {
-  x.data = x.f32_row(begin);
-  x.rows = count;
-  return x;
-}
-
 class CudaOps final : public Ops {
  public:
   explicit CudaOps(const CudaOptions& options)
@@ -57,6 +51,9 @@ class CudaOps final : public Ops {
   std::string_view name() const override { return "cuda"; }
   std::string_view description() const override { return description_; }
   DType activation_dtype() const override { return DType::kF32; }
+  DType linear_dtype(const Weight& weight, int64_t num_rows) const override {
+    return deterministic_ ? DType::kF32 : cuda::linear_dtype(on_device(weight), num_rows);
+  }
   DType default_kv_format() const override { return DType::kF16; }
   bool supports_kv(const PageShape& page) const override {
     return page.head_dim > 0 && page.head_dim % 16 == 0 && page.head_dim <= cuda::kMaxHeadDim &&
@@ -108,8 +105,8 @@ class CudaOps final : public Ops {
     for (int64_t row = 0; row < x.rows; row += at_once) {
       const int64_t rows = std::min(at_once, x.rows - row);
       FusedLinear product;
-      product.x = rows_from(x, row, rows);
-      product.out = rows_from(out, row, rows);
+      product.x = x.row_range(row, rows);
+      product.out = out.row_range(row, rows);
       multiply(weight, product, mode == LinearMode::kAdd);
     }
   }

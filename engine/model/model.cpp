@@ -19,7 +19,7 @@ Model::Model(const LoadedModel& files,
   output_norm_ = upload({&weights.output_norm}, spec_.logit_scale);
   if (progress) progress(1, total);
 
-  int64_t widest = 0, narrowest = 0;
+  int64_t widest = spec_.hidden_dim, narrowest = 0;
   for (size_t i = 0; i < spec_.layers.size(); ++i) {
     const LayerSpec& spec = spec_.layers[i];
     const LayerWeights& w = weights.layers[i];
@@ -78,6 +78,14 @@ Matrix Model::scratch(const Buffer& buffer, int64_t rows, int64_t cols) const {
   return {buffer.data(), ops_.activation_dtype(), rows, cols, cols};
 }
 
+// What lies on the way from or to `weight`.
+Matrix Model::scratch_of(const Weight& weight,
+                         const Buffer& buffer,
+                         int64_t rows,
+                         int64_t cols) const {
+  return {buffer.data(), ops_.linear_dtype(weight, rows), rows, cols, cols};
+}
+
 void Model::observe_attention(AttentionObserver observer) {
   observer_ = std::move(observer);
   int64_t widest = 0;
@@ -98,7 +106,7 @@ Matrix Model::forward(const StepView& step, int32_t num_long_rows, int32_t logit
     ffn_block(layer, step, x);
   }
   if (step.num_logit_rows == 0) return logits(0, logit_buffer);
-  const Matrix last = scratch(normed_, step.num_logit_rows, spec_.hidden_dim);
+  const Matrix last = scratch(wide_, step.num_logit_rows, spec_.hidden_dim);
   ops_.gather_logit_rows(x, step, last);
   const Matrix out = logits(step.num_logit_rows, logit_buffer);
   begin_branch(output_norm_, output_ ? *output_ : *embedding_, Gate::kNone, last, out);
@@ -135,8 +143,8 @@ void Model::begin_branch(
                      .eps = spec_.rms_eps,
                      .gate = gate,
                      .out = out,
-                     .normed = scratch(normed_, x.rows, spec_.hidden_dim),
-                     .product = scratch(wide_, x.rows, weight.rows)});
+                     .normed = scratch_of(weight, normed_, x.rows, spec_.hidden_dim),
+                     .product = scratch_of(weight, wide_, x.rows, weight.rows)});
 }
 
 // x += residual_scale * norm(branch * weight^T + bias)
@@ -163,7 +171,9 @@ void Model::attention_block(int32_t index, const StepView& step, Matrix x) {
   const int64_t q_cols = int64_t{heads.num_heads} * heads.head_dim;
   const int64_t kv_cols = int64_t{heads.num_kv_heads} * heads.head_dim;
 
-  const Matrix qkv = scratch(wide_, step.num_rows, q_cols + 2 * kv_cols);
+  const int64_t qkv_cols = q_cols + 2 * kv_cols;
+  const Matrix qkv = observer_ ? scratch(wide_, step.num_rows, qkv_cols)
+                               : scratch_of(*layer.qkv, wide_, step.num_rows, qkv_cols);
   begin_branch(layer.attn_norm, *layer.qkv, Gate::kNone, x, qkv);
   if (layer.qkv_bias.data() != nullptr) ops_.add_bias(qkv, layer.qkv_bias.data());
 
@@ -179,7 +189,7 @@ void Model::attention_block(int32_t index, const StepView& step, Matrix x) {
   ops_.rope_append_kv(
       index, heads, rope, step, angles, q, k, qkv.columns(q_cols + kv_cols, kv_cols));
   if (step.pages.compensates) ops_.fold_kv(index, heads, step);
-  const Matrix attended = scratch(narrow_, step.num_rows, q_cols);
+  const Matrix attended = scratch_of(*layer.o, narrow_, step.num_rows, q_cols);
   const float scale = spec.attention_scale != 0.0f
                           ? spec.attention_scale
                           : 1.0f / std::sqrt(static_cast<float>(heads.head_dim));
@@ -201,7 +211,7 @@ void Model::attention_block(int32_t index, const StepView& step, Matrix x) {
 void Model::ffn_block(int32_t index, const StepView& step, Matrix x) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const int64_t ffn_dim = spec_.layers[static_cast<size_t>(index)].ffn_dim;
-  const Matrix gated = scratch(narrow_, step.num_rows, ffn_dim);
+  const Matrix gated = scratch_of(*layer.down, narrow_, step.num_rows, ffn_dim);
   begin_branch(layer.ffn_norm, *layer.gate_up, spec_.gate, x, gated);
   add_branch(*layer.down, {}, layer.ffn_post_norm, gated, x);
 }

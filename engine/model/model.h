@@ -62,6 +62,7 @@ class Model {
 
   Vector upload(std::initializer_list<const WeightView*> parts, float scale = 1.0f);
   Matrix scratch(const Buffer& buffer, int64_t rows, int64_t cols) const;
+  Matrix scratch_of(const Weight& weight, const Buffer& buffer, int64_t rows, int64_t cols) const;
   void rotate(std::span<const RopeSpec> ropes, const StepView& step, int32_t first, int32_t count);
   void begin_branch(const Vector& norm, const Weight& weight, Gate gate, Matrix x, Matrix out);
   void add_branch(

@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(32 * kWarps) attention_kernel(Attention a) {
   }
   for (int32_t i = threadIdx.x; i < tile.count * head_dim; i += kThreads) {
     const int32_t query = i / head_dim;
-    q_rows[i] = a.q[row_of(query) * a.q_stride + head_of(query) * head_dim + i % head_dim];
+    q_rows[i] = a.q.get(row_of(query), head_of(query) * head_dim + i % head_dim);
   }
   __syncthreads();
   const int32_t tile_start = min_start, tile_end = max_position + 1;
@@ -350,11 +350,9 @@ void attention(const AttentionArgs& args,
   a.pages = step.pages;
   if (a.selects) a.selection = *args.selection;
   if (args.virtual_tokens != nullptr) a.virtuals = *args.virtual_tokens;
-  a.q = args.q.f32_row(0);
-  a.out = args.out.f32_row(0);
+  a.q = Activations(args.q);
+  a.out = Activations(args.out);
   a.lse = static_cast<float*>(args.lse.data);
-  a.q_stride = args.q.stride;
-  a.out_stride = args.out.stride;
   a.lse_stride = args.lse.stride;
   switch ((heads.head_dim + 31) / 32) {
     case 1:

@@ -1,5 +1,5 @@
 // Attention over pages on the GPU, and the sums of what windows drop; contracts in kernels/ops.h.
-// Asynchronous on the stream; f32 activations, pages of any DType. Engine thread.
+// Asynchronous on the stream; q and out are f32 or f16, pages of any DType. Engine thread.
 //
 // Two kernels. The general one, fp32, is for every page format, head size and selection, and the
 // only one in deterministic mode; the one on tensor cores (attention_mma_cuda.cu) is for the rest.

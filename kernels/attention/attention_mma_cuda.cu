@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
   int32_t position[2], start[2];
   uint32_t q[kDim / 16][4];
   {
-    const float* rows[2];
+    int32_t rows[2], heads[2];  // rows: -1 where no query is
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int32_t query = kRowQueries * warp_q + lane / 4 + 8 * r;
@@ -147,15 +147,18 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
       const int32_t row = there ? row_of(query) : 0;
       position[r] = there ? a.positions[row] : -1;
       start[r] = there ? window_start[row] : 0;
-      rows[r] = there ? a.q + row * a.q_stride + head_of(query) * kDim : nullptr;
+      rows[r] = there ? row : -1;
+      heads[r] = there ? head_of(query) : 0;
     }
 #pragma unroll
     for (int k = 0; k < kDim / 16; ++k)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float* from = rows[i % 2];
         const int d = 16 * k + 8 * (i / 2) + 2 * (lane % 4);
-        q[k][i] = from == nullptr ? 0 : pack<T>(from[d], from[d + 1]);
+        q[k][i] = 0;
+        if (rows[i % 2] < 0) continue;
+        const float2 pair = a.q.get2(rows[i % 2], heads[i % 2] * kDim + d);
+        q[k][i] = pack<T>(pair.x, pair.y);
       }
   }
 
@@ -297,7 +300,7 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
       a.partial(row, head, static_cast<int32_t>(blockIdx.z))[2 + d] = value;
       return;
     }
-    a.out[row * a.out_stride + head * kDim + d] = total > 0 ? value / total : 0.0f;
+    a.out.put(row, head * kDim + d, total > 0 ? value / total : 0.0f);
     if (d == 0 && a.lse != nullptr) a.lse[row * a.lse_stride + head] = max2 * kLn2 + logf(total);
   };
   const auto write_sums = [&](int32_t query, float max2, float total) {

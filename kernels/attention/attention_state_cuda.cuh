@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/attention/paged_kv_cuda.cuh"
+#include "kernels/base/elements_cuda.cuh"
 #include "kernels/ops.h"
 
 namespace headwater::cuda {
@@ -20,9 +21,9 @@ struct Attention {
   PageList pages;
   PageSelection selection;
   VirtualTokens virtuals;  // begin == null: none
-  const float* q;
-  float *out, *lse;  // lse may be null
-  int64_t q_stride, out_stride, lse_stride;
+  Activations q, out;
+  float* lse;  // may be null
+  int64_t lse_stride;
   bool merges;      // something stands for tokens outside the pages
   float* partials;  // [row, head, segment][largest, sum, values[head_dim]]; null: nothing is split
   int32_t max_segments;
@@ -168,14 +169,14 @@ __device__ inline void finish(const Attention& a,
   const int lane = threadIdx.x % 32;
   const int32_t kv_head = head / a.group;
   const int32_t seq = a.row_seq[row];
-  const float* q = a.q + row * a.q_stride + head * a.head_dim;
   const auto add = [&](const float* k, const float* v, float divisor, float bias) {
     State<kChunks> one;
     float product = 0;
     for (int c = 0; c < kChunks; ++c) {
       const int32_t d = 32 * c + lane;
       one.values[c] = d < a.head_dim ? v[d] / divisor : 0.0f;
-      if (d < a.head_dim) product = fmaf(q[d], k[d] / divisor, product);
+      if (d < a.head_dim)
+        product = fmaf(a.q.get(row, head * a.head_dim + d), k[d] / divisor, product);
     }
     one.largest = a.logit(warp_sum(product)) + bias;
     one.sum = 1.0f;
@@ -200,10 +201,10 @@ __device__ inline void finish(const Attention& a,
           1.0f,
           a.virtuals.bias[i]);
   }
-  float* out = a.out + row * a.out_stride + head * a.head_dim;
   for (int c = 0; c < kChunks; ++c) {
     const int32_t d = 32 * c + lane;
-    if (d < a.head_dim) out[d] = total.sum > 0 ? total.values[c] / total.sum : 0.0f;
+    if (d < a.head_dim)
+      a.out.put(row, head * a.head_dim + d, total.sum > 0 ? total.values[c] / total.sum : 0.0f);
   }
   if (a.lse != nullptr && lane == 0)
     a.lse[row * a.lse_stride + head] = total.largest + logf(total.sum);

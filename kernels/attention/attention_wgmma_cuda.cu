@@ -152,7 +152,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int query = first_query + i / (kDim / 8), chunk = i % (kDim / 8);
     uint4 words = {0, 0, 0, 0};
     if (query < tile.count)
-      words = load_query<T>(a.q + row_of(query) * a.q_stride + head_of(query) * kDim + 8 * chunk);
+      words = a.q.at(row_of(query), head_of(query) * kDim + 8 * chunk, [](const auto* q) {
+        return load_query<T>(q);
+      });
     *reinterpret_cast<uint4*>(q_tile + swizzled<kTileQueries>(query, chunk)) = words;
   }
   publish_shared();
@@ -302,19 +304,23 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (query >= tile.count) continue;
     const int32_t row = row_of(query), head = head_of(query);
     const bool partial = a.partials != nullptr;
-    float* to = partial ? a.partial(row, head, 0) + 2 : a.out + row * a.out_stride + head * kDim;
     const float divisor = partial ? 1.0f : sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
+    const auto store = [&](auto* to) {
 #pragma unroll
-    for (int d = 0; d < kDim / 8; ++d)
-      store_pair(to + 8 * d + 2 * (lane % 4),
-                 out[4 * d + 2 * r] * divisor,
-                 out[4 * d + 2 * r + 1] * divisor);
-    if (lane % 4 != 0) continue;
+      for (int d = 0; d < kDim / 8; ++d)
+        put2(to + 8 * d + 2 * (lane % 4),
+             {out[4 * d + 2 * r] * divisor, out[4 * d + 2 * r + 1] * divisor});
+    };
     if (partial) {
-      to[-2] = largest[r] * kLn2;
-      to[-1] = sum[r];
-    } else if (a.lse != nullptr) {
-      a.lse[row * a.lse_stride + head] = largest[r] * kLn2 + logf(sum[r]);
+      float* to = a.partial(row, head, 0);
+      store(to + 2);
+      if (lane % 4 != 0) continue;
+      to[0] = largest[r] * kLn2;
+      to[1] = sum[r];
+    } else {
+      a.out.at(row, head * kDim, store);
+      if (lane % 4 == 0 && a.lse != nullptr)
+        a.lse[row * a.lse_stride + head] = largest[r] * kLn2 + logf(sum[r]);
     }
   }
 #endif

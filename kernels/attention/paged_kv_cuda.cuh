@@ -54,16 +54,21 @@ __device__ inline float load_kv(const std::byte* base, DType format, int32_t ind
   return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(base)[index]);
 }
 
-__device__ inline void store_kv(std::byte* base, DType format, int32_t index, float value) {
+// Elements index ... index + 3 of a row, index a multiple of four.
+__device__ inline void store_kv4(std::byte* base, DType format, int32_t index, float4 v) {
+  const auto store = [&](auto low, auto high) {
+    auto* to = reinterpret_cast<decltype(low)*>(base) + index / 2;
+    to[0] = low;
+    to[1] = high;
+  };
   switch (format) {
     case DType::kF32:
-      reinterpret_cast<float*>(base)[index] = value;
+      reinterpret_cast<float4*>(base)[index / 4] = v;
       return;
     case DType::kF16:
-      reinterpret_cast<__half*>(base)[index] = __float2half_rn(value);
-      return;
+      return store(__floats2half2_rn(v.x, v.y), __floats2half2_rn(v.z, v.w));
     case DType::kBF16:
-      reinterpret_cast<__nv_bfloat16*>(base)[index] = __float2bfloat16_rn(value);
+      return store(__floats2bfloat162_rn(v.x, v.y), __floats2bfloat162_rn(v.z, v.w));
   }
 }
 

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/base/elements_cuda.cuh"
 #include "kernels/base/mma_cuda.cuh"
 
 namespace headwater::cuda {
@@ -152,17 +153,13 @@ __device__ inline void raise_registers() {
 }
 
 // Eight elements of a query, as T.
-template <typename T>
-__device__ inline uint4 load_query(const float* from) {
-  const float4 low = reinterpret_cast<const float4*>(from)[0];
-  const float4 high = reinterpret_cast<const float4*>(from)[1];
+template <typename T, typename Element>
+__device__ inline uint4 load_query(const Element* from) {
+  const float4 low = get4(from), high = get4(from + 4);
   return {pack<T>(low.x, low.y),
           pack<T>(low.z, low.w),
           pack<T>(high.x, high.y),
           pack<T>(high.z, high.w)};
-}
-__device__ inline void store_pair(float* to, float first, float second) {
-  *reinterpret_cast<float2*>(to) = make_float2(first, second);
 }
 
 }  // namespace headwater::cuda

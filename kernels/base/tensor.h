@@ -21,6 +21,13 @@ struct Matrix {
   Matrix columns(int64_t begin, int64_t count) const {
     return {static_cast<std::byte*>(data) + begin * dtype_bytes(dtype), dtype, rows, count, stride};
   }
+  Matrix row_range(int64_t begin, int64_t count) const {
+    return {static_cast<std::byte*>(data) + begin * stride * dtype_bytes(dtype),
+            dtype,
+            count,
+            cols,
+            stride};
+  }
   Matrix first_rows(int64_t count) const { return {data, dtype, count, cols, stride}; }
 };
 

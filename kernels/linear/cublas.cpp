@@ -103,13 +103,7 @@ void Cublas::multiply(Matrix x, const float* w, int64_t w_stride, Matrix out, bo
              "cublasSgemm");
 }
 
-void Cublas::multiply_half(const void* x,
-                           int64_t x_stride,
-                           int64_t cols,
-                           const void* w,
-                           int64_t w_stride,
-                           Matrix out,
-                           bool add) const {
+void Cublas::multiply_half(Matrix x, const void* w, int64_t w_stride, Matrix out, bool add) const {
   const float one = 1.0f;
   const float keep = add ? 1.0f : 0.0f;
   check_blas(api_->gemm(api_->handle,
@@ -117,17 +111,17 @@ void Cublas::multiply_half(const void* x,
                         CUBLAS_OP_N,
                         static_cast<int>(out.cols),
                         static_cast<int>(out.rows),
-                        static_cast<int>(cols),
+                        static_cast<int>(x.cols),
                         &one,
                         w,
                         CUDA_R_16F,
                         static_cast<int>(w_stride),
-                        x,
+                        x.data,
                         CUDA_R_16F,
-                        static_cast<int>(x_stride),
+                        static_cast<int>(x.stride),
                         &keep,
-                        out.f32_row(0),
-                        CUDA_R_32F,
+                        out.data,
+                        out.dtype == DType::kF16 ? CUDA_R_16F : CUDA_R_32F,
                         static_cast<int>(out.stride),
                         CUBLAS_COMPUTE_32F,
                         CUBLAS_GEMM_DEFAULT),

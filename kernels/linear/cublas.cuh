@@ -19,14 +19,8 @@ class Cublas {
   // out[m, n] (+)= x[m, k] * w[n, k]^T, all f32 and row-major, summed in fp32; the factors are
   // rounded to TF32 (11 significant bits). Strides count elements.
   void multiply(Matrix x, const float* w, int64_t w_stride, Matrix out, bool add) const;
-  // The same of factors that are f16: x [out.rows, cols], w [out.cols, cols].
-  void multiply_half(const void* x,
-                     int64_t x_stride,
-                     int64_t cols,
-                     const void* w,
-                     int64_t w_stride,
-                     Matrix out,
-                     bool add) const;
+  // The same of factors that are f16; out may be: beyond its range it is infinite.
+  void multiply_half(Matrix x, const void* w, int64_t w_stride, Matrix out, bool add) const;
 
  private:
   struct Api;

@@ -19,7 +19,6 @@ constexpr int kWarpRows = 2;  // of the weight: activations are read once for bo
 constexpr int most_rows(QuantFormat format) {
   return format == QuantFormat::kF32 || format == QuantFormat::kBF16 ? 8 : 4;
 }
-constexpr int kMostRows = 8;
 constexpr int64_t kSharedBytes = 47 * 1024;  // and what a kernel has by itself, of 48
 // One row: its block has a processor for itself and stays for several pairs of rows, so that what
 // it does to the activations first is done once.
@@ -254,7 +253,7 @@ bool multiplies_integers(QuantFormat format) {
   return result;
 }
 
-int64_t few_rows_scratch_bytes(int64_t cols) { return kMostRows * QuantisedRow::bytes(cols); }
+int64_t few_rows_scratch_bytes(int64_t cols) { return kMostFewRows * QuantisedRow::bytes(cols); }
 
 void few_rows(const CudaWeight::Part& part,
               const FusedLinear& product,

@@ -7,6 +7,8 @@
 
 namespace headwater::cuda {
 
+constexpr int kMostFewRows = 8;  // of activations
+
 bool can_run_few_rows(const CudaWeight::Part& part, Matrix x);
 // Whether few_rows() also normalises x.
 bool can_normalise(const CudaWeight::Part& part, Matrix x, const float* norm);

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <string>
 
+#include "kernels/base/elements_cuda.cuh"
 #include "kernels/base/launch_cuda.cuh"
 #include "kernels/base/status.h"
 #include "kernels/linear/few_rows_cuda.cuh"
@@ -39,13 +40,6 @@ __global__ void lay_out_kernel(const uint8_t* file,
   }
 }
 
-__device__ inline void put(float* to, int64_t i, float value) { to[i] = value; }
-// What f16 cannot hold becomes its largest: an activation that large is a spike among small ones.
-__device__ inline __half to_half(float value) {
-  return __float2half_rn(fminf(fmaxf(value, -65504.0f), 65504.0f));
-}
-__device__ inline void put(__half* to, int64_t i, float value) { to[i] = to_half(value); }
-
 // Row blockIdx.x of out = row (ids ? ids[blockIdx.x] : blockIdx.x) of w, times scale. A lane
 // decodes a run; what is as narrow as f16 then changes lanes, so that a warp stores 512 bytes at a
 // time.
@@ -64,7 +58,7 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_rows_kernel(const uint8
   if constexpr (planes_of(kFormat).elements == 1) {
     constexpr int kBytes = planes_of(kFormat).segments[0].bytes;
     for (int64_t c = threadIdx.x; c < cols; c += kDecodeThreads)
-      put(to, c, scalar_at<kFormat>(row + c * kBytes) * scale);
+      put(to + c, scalar_at<kFormat>(row + c * kBytes) * scale);
   } else {
     constexpr int kPieces = kRunElements * 2 / 16;  // of a run in f16
     __shared__ uint4 pieces[sizeof(T) == 2 ? kDecodeThreads * kPieces : 1];
@@ -88,7 +82,7 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_rows_kernel(const uint8
             of_warp[place(lane, piece)] = *reinterpret_cast<const uint4*>(pairs);
           } else {
             for (int i = 0; i < 8; ++i)
-              put(to, (first + lane) * kRunElements + 8 * piece + i, values[i] * scale);
+              put(to + (first + lane) * kRunElements + 8 * piece + i, values[i] * scale);
           }
         }
       }
@@ -113,17 +107,15 @@ __global__ void narrow_kernel(const float* x, int64_t x_stride, int64_t cols, __
   const float* from = x + blockIdx.y * x_stride + c;
   __half* to = out + blockIdx.y * cols + c;
   if (c + 4 <= cols && cols % 4 == 0 && x_stride % 4 == 0) {
-    const float4 v = *reinterpret_cast<const float4*>(from);
-    const __half2 pairs[2] = {__halves2half2(to_half(v.x), to_half(v.y)),
-                              __halves2half2(to_half(v.z), to_half(v.w))};
-    *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(pairs);
+    put4(to, get4(from));
     return;
   }
   for (int i = 0; i < 4 && c + i < cols; ++i) to[i] = to_half(from[i]);
 }
 
-// Rows of x as f16, one behind another.
-void narrow(Matrix x, __half* out, const Stream& stream) {
+// x as f16: itself, or in the scratch, rows one behind another.
+Matrix narrowed(Matrix x, const LinearScratch& scratch, const Stream& stream) {
+  if (x.dtype == DType::kF16) return x;
   launch(stream,
          narrow_kernel,
          dim3(static_cast<unsigned>((x.cols / 4 + kThreads) / kThreads),
@@ -133,7 +125,8 @@ void narrow(Matrix x, __half* out, const Stream& stream) {
          x.f32_row(0),
          x.stride,
          x.cols,
-         out);
+         scratch.x.as<__half>());
+  return {scratch.x.data(), DType::kF16, x.rows, x.cols, x.cols};
 }
 
 template <typename T>
@@ -230,17 +223,13 @@ void many_rows(const CudaWeight::Part& part,
     cublas.multiply(x, reinterpret_cast<const float*>(part.data), part.row_bytes / 4, out, add);
     return;
   }
-  const int64_t m_tile = rows_at_once(scratch.x, part.cols, 2);
+  const int64_t m_tile = x.dtype == DType::kF16 ? x.rows : rows_at_once(scratch.x, part.cols, 2);
   const bool stored = part.format == QuantFormat::kF16;  // nothing to decode
   const int64_t n_tile =
       stored ? part.rows : std::min(part.rows, rows_at_once(scratch.decoded, part.cols, 2));
-  auto* x16 = scratch.x.as<__half>();
   for (int64_t m = 0; m < x.rows; m += m_tile) {
     const int64_t rows = std::min(m_tile, x.rows - m);
-    Matrix tile = x;
-    tile.data = x.f32_row(m);
-    tile.rows = rows;
-    narrow(tile, x16, stream);
+    const Matrix x16 = narrowed(x.row_range(m, rows), scratch, stream);
     for (int64_t n = 0; n < part.rows; n += n_tile) {
       const int64_t columns = std::min(n_tile, part.rows - n);
       const auto* w16 = reinterpret_cast<const __half*>(part.data);
@@ -251,10 +240,8 @@ void many_rows(const CudaWeight::Part& part,
         w16 = scratch.decoded.as<__half>();
         w_stride = part.cols;
       }
-      Matrix to = out.columns(n, columns);
-      to.data = to.f32_row(m);
-      to.rows = rows;
-      cublas.multiply_half(x16, part.cols, part.cols, w16, w_stride, to, add);
+      const Matrix to = out.columns(n, columns).row_range(m, rows);
+      cublas.multiply_half(x16, w16, w_stride, to, add);
     }
   }
 }
@@ -307,6 +294,12 @@ bool can_fuse(const CudaWeight& weight, const FusedLinear& product) {
   });
 }
 
+DType linear_dtype(const CudaWeight& weight, int64_t num_rows) {
+  for (const CudaWeight::Part& part : weight.parts)
+    if (num_rows <= kMostFewRows || part.format == QuantFormat::kF32) return DType::kF32;
+  return DType::kF16;
+}
+
 void linear(const CudaWeight& weight,
             const FusedLinear& product,
             bool add,
@@ -316,8 +309,13 @@ void linear(const CudaWeight& weight,
             const Stream& stream) {
   const Matrix& x = product.x;
   if (x.rows == 0) return;
-  bool quantised = false, narrowed = false;  // what the scratch holds of x
-  auto* x16 = scratch.x.as<__half>();
+  const DType narrowest = linear_dtype(weight, x.rows);
+  HW_CHECK(x.dtype == DType::kF32 || x.dtype == narrowest, "rows too few for f16", x.rows);
+  HW_CHECK(product.out.dtype == DType::kF32 || product.out.dtype == narrowest,
+           "rows too few for f16",
+           x.rows);
+  bool quantised = false;  // whether the scratch holds x so
+  Matrix x16 = x;          // of f16 once a part needed that
   for (const CudaWeight::Part& part : weight.parts) {
     FusedLinear of_part = product;
     of_part.out = product.out.columns(part.first_col, part.rows);
@@ -326,12 +324,11 @@ void linear(const CudaWeight& weight,
       few_rows(part, of_part, add, quantised, scratch.x.as<uint8_t>(), num_processors, stream);
       quantised = quantised || (x.rows > 1 && multiplies_integers(part.format));
     } else if (can_run_mma_rows(part, x.rows)) {
-      if (!narrowed) narrow(x, x16, stream);
-      narrowed = true;
+      x16 = narrowed(x16, scratch, stream);
       mma_rows(part, x16, columns, add, num_processors, stream);
     } else {
       many_rows(part, x, columns, add, scratch, cublas, stream);
-      quantised = narrowed = false;
+      quantised = false;
     }
   }
 }

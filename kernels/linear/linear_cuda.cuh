@@ -34,6 +34,9 @@ std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
                                         int64_t device_bytes,
                                         const Stream& stream);
 
+// As Ops::linear_dtype.
+DType linear_dtype(const CudaWeight& weight, int64_t num_rows);
+
 // Whether linear() does a norm and a gate on the way: products of few rows do.
 bool can_fuse(const CudaWeight& weight, const FusedLinear& product);
 

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "kernels/base/elements_cuda.cuh"
 #include "kernels/base/launch_cuda.cuh"
 #include "kernels/linear/mma_rows_cuda.cuh"
 #include "kernels/linear/stage_cuda.cuh"
@@ -35,9 +36,9 @@ struct MmaRows {
   int64_t w_row_bytes;
   int32_t w_rows, cols;
   const __half* x;
+  int64_t x_stride;
   int32_t x_rows;
-  float* out;
-  int64_t out_stride;
+  Activations out;
   bool add;
   int32_t slots;  // stages in shared memory
 };
@@ -121,8 +122,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) mma_rows_kernel(MmaRows a)
         const int place = piece / 16 * 16 + piece % 4 * 4 + piece % 16 / 4;
         const int32_t c = stage * kStageElements + 8 * piece;
         const bool there = m < a.x_rows && c < a.cols;
-        copy_async(
-            to + m * kXPitch + 16 * place, there ? a.x + int64_t{m} * a.cols + c : a.x, there);
+        copy_async(to + m * kXPitch + 16 * place, there ? a.x + m * a.x_stride + c : a.x, there);
       }
     }
     end_group();
@@ -213,8 +213,8 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) mma_rows_kernel(MmaRows a)
       float sum = 0;
       for (unsigned rank = 0; rank < gridDim.y; ++rank)
         sum += (split ? of_block(partial, rank) : partial)[m * pitch + n];
-      float& y = a.out[m * a.out_stride + block_row + n];
-      y = a.add ? y + sum : sum;
+      const int64_t at = block_row + n;
+      a.out.put(m, at, a.add ? a.out.get(m, at) + sum : sum);
     }
   }
   if (split) synchronize_cluster();  // what others read stays
@@ -257,7 +257,7 @@ bool can_run_mma_rows(const CudaWeight::Part& part, int64_t x_rows) {
 }
 
 void mma_rows(const CudaWeight::Part& part,
-              const __half* x,
+              Matrix x,
               Matrix out,
               bool add,
               int32_t num_processors,
@@ -269,10 +269,10 @@ void mma_rows(const CudaWeight::Part& part,
                          part.row_bytes,
                          static_cast<int32_t>(part.rows),
                          static_cast<int32_t>(part.cols),
-                         x,
-                         static_cast<int32_t>(out.rows),
-                         out.f32_row(0),
-                         out.stride,
+                         static_cast<const __half*>(x.data),
+                         x.stride,
+                         static_cast<int32_t>(x.rows),
+                         Activations(out),
                          add,
                          0};
       if (out.rows <= 16) return launch_mma_rows<kFormat, 2>(args, num_processors, stream);

@@ -2,8 +2,6 @@
 // thread.
 #pragma once
 
-#include <cuda_fp16.h>
-
 #include <cstdint>
 
 #include "kernels/linear/linear_cuda.cuh"
@@ -12,10 +10,9 @@ namespace headwater::cuda {
 
 // Whether few enough rows that this is faster than decoding the weight first.
 bool can_run_mma_rows(const CudaWeight::Part& part, int64_t x_rows);
-// out (+)= x * part^T; x: [out.rows, part.cols], rows one behind another from a multiple of 16
-// bytes.
+// out (+)= x * part^T; x: [out.rows, part.cols] f16, rows at multiples of 16 bytes.
 void mma_rows(const CudaWeight::Part& part,
-              const __half* x,
+              Matrix x,
               Matrix out,
               bool add,
               int32_t num_processors,

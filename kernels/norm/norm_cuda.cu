@@ -1,3 +1,4 @@
+#include "kernels/base/elements_cuda.cuh"
 #include "kernels/base/launch_cuda.cuh"
 #include "kernels/norm/norm_cuda.cuh"
 #include "kernels/norm/rows_cuda.cuh"
@@ -6,57 +7,67 @@ namespace headwater::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
 
-// kVectors: rows of whole float4s.
-template <bool kVectors>
-__global__ void rms_norm_kernel(const float* x,
+// kVectors: rows of whole fours.
+template <bool kVectors, typename In, typename Out>
+__global__ void rms_norm_kernel(const In* x,
                                 int64_t x_stride,
                                 const float* weight,
                                 float eps,
-                                float* out,
+                                Out* out,
                                 int64_t out_stride,
                                 int64_t cols) {
   start_next();
   wait_for_previous();
-  const float* in = x + blockIdx.x * x_stride;
-  float* row = out + blockIdx.x * out_stride;
+  const In* in = x + blockIdx.x * x_stride;
+  Out* row = out + blockIdx.x * out_stride;
   const float scale = rms_scale<kVectors>(in, cols, eps);
   if constexpr (kVectors) {
-    for (int64_t c = threadIdx.x; c < cols / 4; c += kNormThreads)
-      reinterpret_cast<float4*>(row)[c] = normalised(reinterpret_cast<const float4*>(in)[c],
-                                                     scale,
-                                                     reinterpret_cast<const float4*>(weight)[c]);
+    for (int64_t c = 4 * threadIdx.x; c < cols; c += 4 * kNormThreads)
+      put4(row + c, normalised(get4(in + c), scale, get4(weight + c)));
   } else {
-    for (int64_t c = threadIdx.x; c < cols; c += kNormThreads) row[c] = in[c] * scale * weight[c];
+    for (int64_t c = threadIdx.x; c < cols; c += kNormThreads)
+      put(row + c, get(in + c) * scale * weight[c]);
   }
 }
 
-__global__ void add_bias_kernel(float* x, int64_t stride, const float* bias, int64_t cols) {
+// kVectors: rows of whole fours, one a thread.
+template <bool kVectors, typename T>
+__global__ void add_bias_kernel(T* x, int64_t stride, const float* bias, int64_t cols) {
   start_next();
   wait_for_previous();
-  const int64_t c = int64_t{blockIdx.y} * kThreads + threadIdx.x;
-  if (c < cols) x[blockIdx.x * stride + c] += bias[c];
+  const int64_t c = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * (kVectors ? 4 : 1);
+  if (c >= cols) return;
+  T* to = x + blockIdx.x * stride + c;
+  if constexpr (kVectors) {
+    const float4 v = get4(to), b = get4(bias + c);
+    put4(to, {v.x + b.x, v.y + b.y, v.z + b.z, v.w + b.w});
+  } else {
+    put(to, get(to) + bias[c]);
+  }
 }
 
-// kVectors: rows of whole float4s, one a thread.
-template <Gate kGate, bool kVectors>
+// kVectors: rows of whole fours, one a thread.
+template <Gate kGate, bool kVectors, typename In, typename Out>
 __global__ void gate_mul_kernel(
-    const float* gate_up, int64_t in_stride, float* out, int64_t out_stride, int64_t cols) {
+    const In* gate_up, int64_t in_stride, Out* out, int64_t out_stride, int64_t cols) {
   start_next();
   wait_for_previous();
   const int64_t c = int64_t{blockIdx.y} * kThreads + threadIdx.x;
-  const float* in = gate_up + blockIdx.x * in_stride;
-  float* row = out + blockIdx.x * out_stride;
+  const In* in = gate_up + blockIdx.x * in_stride;
+  Out* row = out + blockIdx.x * out_stride;
   if constexpr (kVectors) {
     if (c >= cols / 4) return;
-    const float4 gate = reinterpret_cast<const float4*>(in)[c];
-    const float4 up = reinterpret_cast<const float4*>(in + cols)[c];
-    reinterpret_cast<float4*>(row)[c] = {gated(kGate, gate.x, up.x),
-                                         gated(kGate, gate.y, up.y),
-                                         gated(kGate, gate.z, up.z),
-                                         gated(kGate, gate.w, up.w)};
+    const float4 gate = get4(in + 4 * c);
+    const float4 up = get4(in + cols + 4 * c);
+    put4(row + 4 * c,
+         {gated(kGate, gate.x, up.x),
+          gated(kGate, gate.y, up.y),
+          gated(kGate, gate.z, up.z),
+          gated(kGate, gate.w, up.w)});
   } else if (c < cols) {
-    row[c] = gated(kGate, in[c], in[cols + c]);
+    put(row + c, gated(kGate, get(in + c), get(in + cols + c)));
   }
 }
 
@@ -79,17 +90,21 @@ __global__ void softcap_kernel(float* x, int64_t stride, float cap, int64_t cols
   y = cap * tanhf(y / cap);
 }
 
-// Warp (row, head).
+// Block (row, kWarps heads).
+template <typename T>
 __global__ void head_norm_kernel(
-    float* x, int64_t stride, const float* weight, float eps, int32_t head_dim) {
+    T* x, int64_t stride, const float* weight, float eps, int32_t num_heads, int32_t head_dim) {
   start_next();
   wait_for_previous();
-  float* head = x + blockIdx.x * stride + int64_t{blockIdx.y} * head_dim;
+  const int32_t h = static_cast<int32_t>(blockIdx.y) * kWarps + threadIdx.x / 32;
+  const int32_t lane = threadIdx.x % 32;
+  if (h >= num_heads) return;
+  T* head = x + blockIdx.x * stride + int64_t{h} * head_dim;
   float sum = 0;
-  for (int32_t d = threadIdx.x; d < head_dim; d += 32) sum = fmaf(head[d], head[d], sum);
+  for (int32_t d = lane; d < head_dim; d += 32) sum = fmaf(get(head + d), get(head + d), sum);
   for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
   const float scale = 1.0f / sqrtf(sum / static_cast<float>(head_dim) + eps);
-  for (int32_t d = threadIdx.x; d < head_dim; d += 32) head[d] = head[d] * scale * weight[d];
+  for (int32_t d = lane; d < head_dim; d += 32) put(head + d, get(head + d) * scale * weight[d]);
 }
 
 __global__ void gather_kernel(const float* x,
@@ -116,16 +131,23 @@ void gate_mul(Matrix gate_up, Matrix out, const Stream& stream) {
   if (out.rows == 0) return;
   const bool vectors = out.cols % 4 == 0 && gate_up.stride % 4 == 0 && out.stride % 4 == 0 &&
                        aligned(gate_up.data) && aligned(out.data);
-  launch(stream,
-         vectors ? gate_mul_kernel<kGate, true> : gate_mul_kernel<kGate, false>,
-         grid_of(out.rows, vectors ? out.cols / 4 : out.cols),
-         kThreads,
-         0,
-         gate_up.f32_row(0),
-         gate_up.stride,
-         out.f32_row(0),
-         out.stride,
-         out.cols);
+  with_element(gate_up.dtype, [&](auto in) {
+    with_element(out.dtype, [&](auto to) {
+      using In = decltype(in);
+      using Out = decltype(to);
+      launch(
+          stream,
+          vectors ? gate_mul_kernel<kGate, true, In, Out> : gate_mul_kernel<kGate, false, In, Out>,
+          grid_of(out.rows, vectors ? out.cols / 4 : out.cols),
+          kThreads,
+          0,
+          static_cast<const In*>(gate_up.data),
+          gate_up.stride,
+          static_cast<Out*>(out.data),
+          out.stride,
+          out.cols);
+    });
+  });
 }
 
 }  // namespace
@@ -134,31 +156,41 @@ void rms_norm(Matrix x, const float* weight, float eps, Matrix out, const Stream
   if (x.rows == 0) return;
   const bool vectors = x.cols % 4 == 0 && x.stride % 4 == 0 && out.stride % 4 == 0 &&
                        aligned(x.data) && aligned(out.data) && aligned(weight);
-  launch(stream,
-         vectors ? rms_norm_kernel<true> : rms_norm_kernel<false>,
-         dim3(static_cast<unsigned>(x.rows)),
-         kNormThreads,
-         0,
-         x.f32_row(0),
-         x.stride,
-         weight,
-         eps,
-         out.f32_row(0),
-         out.stride,
-         x.cols);
+  with_element(x.dtype, [&](auto from) {
+    with_element(out.dtype, [&](auto to) {
+      using In = decltype(from);
+      using Out = decltype(to);
+      launch(stream,
+             vectors ? rms_norm_kernel<true, In, Out> : rms_norm_kernel<false, In, Out>,
+             dim3(static_cast<unsigned>(x.rows)),
+             kNormThreads,
+             0,
+             static_cast<const In*>(x.data),
+             x.stride,
+             weight,
+             eps,
+             static_cast<Out*>(out.data),
+             out.stride,
+             x.cols);
+    });
+  });
 }
 
 void add_bias(Matrix x, const float* bias, const Stream& stream) {
   if (x.rows == 0) return;
-  launch(stream,
-         add_bias_kernel,
-         grid_of(x.rows, x.cols),
-         kThreads,
-         0,
-         x.f32_row(0),
-         x.stride,
-         bias,
-         x.cols);
+  const bool vectors = x.cols % 4 == 0 && x.stride % 4 == 0 && aligned(x.data) && aligned(bias);
+  with_element(x.dtype, [&](auto element) {
+    using T = decltype(element);
+    launch(stream,
+           vectors ? add_bias_kernel<true, T> : add_bias_kernel<false, T>,
+           grid_of(x.rows, vectors ? x.cols / 4 : x.cols),
+           kThreads,
+           0,
+           static_cast<T*>(x.data),
+           x.stride,
+           bias,
+           x.cols);
+  });
 }
 
 void silu_mul(Matrix gate_up, Matrix out, const Stream& stream) {
@@ -198,16 +230,21 @@ void softcap(Matrix x, float cap, const Stream& stream) {
 
 void head_norm(Matrix x, const float* weight, float eps, int32_t num_heads, const Stream& stream) {
   if (x.rows == 0) return;
-  launch(stream,
-         head_norm_kernel,
-         dim3(static_cast<unsigned>(x.rows), static_cast<unsigned>(num_heads)),
-         32,
-         0,
-         x.f32_row(0),
-         x.stride,
-         weight,
-         eps,
-         static_cast<int32_t>(x.cols / num_heads));
+  with_element(x.dtype, [&](auto element) {
+    using T = decltype(element);
+    launch(stream,
+           head_norm_kernel<T>,
+           dim3(static_cast<unsigned>(x.rows),
+                static_cast<unsigned>((num_heads + kWarps - 1) / kWarps)),
+           kThreads,
+           0,
+           static_cast<T*>(x.data),
+           x.stride,
+           weight,
+           eps,
+           num_heads,
+           static_cast<int32_t>(x.cols / num_heads));
+  });
 }
 
 void gather_rows(Matrix x, const int32_t* rows, Matrix out, const Stream& stream) {

@@ -1,4 +1,5 @@
-// Row-wise operations of CudaOps, contracts in kernels/ops.h. Asynchronous on the stream; f32.
+// Row-wise operations of CudaOps, contracts in kernels/ops.h. Asynchronous on the stream. What
+// norms, gates and biases read and write is f32 or f16; sums and all else are f32.
 #pragma once
 
 #include <cstdint>

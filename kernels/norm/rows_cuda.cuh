@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/base/elements_cuda.cuh"
 #include "kernels/ops.h"
 
 namespace headwater::cuda {
@@ -11,18 +12,19 @@ namespace headwater::cuda {
 constexpr int kNormThreads = 512;  // of a block that normalises a row
 
 // 1 / sqrt(mean(x^2) + eps), by a block of kNormThreads: their sums, each over its own columns in
-// order, then a tree: one order for any batch. kVectors: a row of whole float4s.
-template <bool kVectors>
-__device__ inline float rms_scale(const float* x, int64_t cols, float eps) {
+// order, then a tree: one order for any batch. kVectors: a row of whole fours.
+template <bool kVectors, typename T>
+__device__ inline float rms_scale(const T* x, int64_t cols, float eps) {
   __shared__ float partial[kNormThreads / 32];
   float sum = 0;
   if constexpr (kVectors) {
-    for (int64_t c = threadIdx.x; c < cols / 4; c += kNormThreads) {
-      const float4 v = reinterpret_cast<const float4*>(x)[c];
+    for (int64_t c = 4 * threadIdx.x; c < cols; c += 4 * kNormThreads) {
+      const float4 v = get4(x + c);
       sum = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, sum))));
     }
   } else {
-    for (int64_t c = threadIdx.x; c < cols; c += kNormThreads) sum = fmaf(x[c], x[c], sum);
+    for (int64_t c = threadIdx.x; c < cols; c += kNormThreads)
+      sum = fmaf(get(x + c), get(x + c), sum);
   }
   for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
   if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = sum;

@@ -1,5 +1,5 @@
-// Rotary positions and the append to pages, contracts in
-// kernels/ops.h. Asynchronous on the stream; f32 activations.
+// Rotary positions and the append to pages, contracts in kernels/ops.h. Asynchronous on the stream;
+// q, k and v are of one type, f32 or f16.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,7 @@
-// bench_cuda [attention | products]: CudaOps' products and attention at the sizes of an 8B model,
-// or one of them; host clock around many calls between two synchronisations. Random bytes as
-// weights. Whole models: headwater bench --offline.
+// bench_cuda [attention | products | layer]: CudaOps' operations at the sizes of an 8B model, host
+// clock around many calls between two synchronisations. Random bytes as weights. "layer": what
+// 8,192 rows of a prefill take beside attention. Without a name: all. Whole models: headwater bench
+// --offline.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -52,19 +53,38 @@ std::vector<float> random_values(int64_t count) {
   return values;
 }
 
+void fill_with_halves(Ops& ops, const Buffer& buffer) {
+  std::vector<uint16_t> halves(size_t{1} << 22);
+  std::mt19937 random(2);  // f16 of 0.0 .. 1.0, either sign
+  for (uint16_t& half : halves) half = (random() & 0x8000) | (random() % 0x3C00);
+  const auto bytes = static_cast<int64_t>(halves.size() * sizeof(uint16_t));
+  for (int64_t at = 0; at < buffer.bytes(); at += bytes)
+    ops.upload(buffer.data() + at, halves.data(), std::min(bytes, buffer.bytes() - at));
+}
+
 constexpr int64_t kRowCounts[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048};
 
-void bench_linear(Ops& ops, QuantFormat format, int64_t rows, int64_t cols) {
+// Copies of one weight, together larger than any cache.
+std::vector<std::unique_ptr<Weight>> random_weights(Ops& ops,
+                                                    QuantFormat format,
+                                                    int64_t rows,
+                                                    int64_t cols) {
   std::vector<uint8_t> bytes(static_cast<size_t>(rows * row_bytes(format, cols)));
   std::mt19937 random(1);
   for (size_t i = 0; i + 4 <= bytes.size(); i += 4) {
-    const uint32_t word = random() & 0x3B3B3B3B;
+    const uint32_t word = random() & 0xBB3BBB3B;
     std::memcpy(&bytes[i], &word, 4);
   }
   const WeightView view{format, rows, cols, bytes.data()};
   std::vector<std::unique_ptr<Weight>> copies;
   for (int64_t held = 0; held < kRotatedBytes; held += view.bytes())
     copies.push_back(ops.load_weight({&view, 1}));
+  return copies;
+}
+
+void bench_linear(Ops& ops, QuantFormat format, int64_t rows, int64_t cols) {
+  const auto copies = random_weights(ops, format, rows, cols);
+  const int64_t weight_bytes = rows * row_bytes(format, cols);
   std::printf("| %s %ld x %ld |",
               std::string(quant_traits(format).name).c_str(),
               static_cast<long>(rows),
@@ -81,7 +101,7 @@ void bench_linear(Ops& ops, QuantFormat format, int64_t rows, int64_t cols) {
                                                          LinearMode::kOverwrite);
                                           }) /
                            static_cast<double>(copies.size());
-    const double gigabytes = static_cast<double>(view.bytes()) / seconds / 1e9;
+    const double gigabytes = static_cast<double>(weight_bytes) / seconds / 1e9;
     const double teraflops = 2e-12 * static_cast<double>(m * rows * cols) / seconds;
     if (m < 128) {
       std::printf(" %.1f us, %.0f GB/s |", seconds * 1e6, gigabytes);
@@ -109,6 +129,74 @@ void bench_products(Ops& ops) {
     if (traits.block_elements > 1) bench_linear(ops, traits.format, 28672, 4096);
 }
 
+// f16 activations as linear_dtype gives them; the residual is f32.
+void bench_layer(Ops& ops) {
+  constexpr int64_t kRows = 8192, kHidden = 4096, kFfn = 14336, kQ = 4096, kKv = 1024;
+  const std::vector<float> values = random_values(kRows * kHidden);
+  const Buffer residual = to_device(ops, values), wide = ops.allocate(kRows * 2 * kFfn * 2),
+               narrow = ops.allocate(kRows * kFfn * 2);
+  const Buffer norm_weight = to_device(ops, random_values(kHidden));
+  fill_with_halves(ops, wide);
+  const auto f16 = [&](const Buffer& buffer, int64_t cols) {
+    return Matrix{buffer.data(), DType::kF16, kRows, cols, cols};
+  };
+  const Matrix x{residual.data(), DType::kF32, kRows, kHidden, kHidden};
+  const auto report = [](const char* name, double seconds, double bytes) {
+    std::printf("| %s | %.0f us | %.0f GB/s |\n", name, seconds * 1e6, bytes / seconds / 1e9);
+  };
+  constexpr int kCalls = 8;
+  const auto seconds_of = [&](const auto& body) {
+    return median_seconds(ops,
+                          [&] {
+                            for (int i = 0; i < kCalls; ++i) body();
+                          }) /
+           kCalls;
+  };
+  report("rms_norm, f32 to f16",
+         seconds_of([&] { ops.rms_norm(x, norm_weight.as<float>(), 1e-5f, f16(narrow, kHidden)); }),
+         6.0 * kRows * kHidden);
+  report("silu_mul, f16",
+         seconds_of([&] { ops.silu_mul(f16(wide, 2 * kFfn), f16(narrow, kFfn)); }),
+         6.0 * kRows * kFfn);
+
+  std::printf("| product | time | | |\n|---|---|---|---|\n");
+  struct Product {
+    const char* name;
+    int64_t rows, cols;
+    LinearMode mode;
+  };
+  for (const QuantFormat format : {QuantFormat::kF16, QuantFormat::kQ8_0, QuantFormat::kQ4_K}) {
+    double all_seconds = 0, all_flops = 0;
+    for (const Product& p : {Product{"qkv, f16", kQ + 2 * kKv, kHidden, LinearMode::kOverwrite},
+                             Product{"o, added in f32", kHidden, kQ, LinearMode::kAdd},
+                             Product{"gate and up, f16", 2 * kFfn, kHidden, LinearMode::kOverwrite},
+                             Product{"down, added in f32", kHidden, kFfn, LinearMode::kAdd}}) {
+      const auto weights = random_weights(ops, format, p.rows, p.cols);
+      const Matrix out = p.mode == LinearMode::kAdd ? x : f16(wide, p.rows);
+      const double seconds =
+          median_seconds(ops,
+                         [&] {
+                           for (const auto& weight : weights)
+                             ops.linear(*weight, f16(narrow, p.cols), out, p.mode);
+                         }) /
+          static_cast<double>(weights.size());
+      const double flops = 2.0 * kRows * static_cast<double>(p.rows * p.cols);
+      std::printf("| %s, %s | %.0f us | %.0f TFLOP/s |\n",
+                  std::string(quant_traits(format).name).c_str(),
+                  p.name,
+                  seconds * 1e6,
+                  flops / seconds * 1e-12);
+      std::fflush(stdout);
+      all_seconds += seconds;
+      all_flops += flops;
+    }
+    std::printf("| %s, all | %.0f us | %.0f TFLOP/s |\n",
+                std::string(quant_traits(format).name).c_str(),
+                all_seconds * 1e6,
+                all_flops / all_seconds * 1e-12);
+  }
+}
+
 // 32 query heads on 8 KV heads of 128; `rows` rows at the end of every sequence.
 void bench_attention(Ops& ops, int32_t num_seqs, int32_t length, int32_t rows) {
   const PageShape page{DType::kF16, 128, 16, 0};
@@ -124,13 +212,7 @@ void bench_attention(Ops& ops, int32_t num_seqs, int32_t length, int32_t rows) {
   std::shuffle(table.begin(), table.end(), std::mt19937(1));
   for (int32_t& id : table) id *= static_cast<int32_t>(page.page_bytes() / kPageGranuleBytes);
   const Buffer arena = ops.allocate(static_cast<int64_t>(table.size()) * page.page_bytes());
-  std::vector<uint16_t> keys(size_t{1} << 22);
-  std::mt19937 random(2);  // f16 of 0.0 .. 1.0, either sign
-  for (uint16_t& key : keys) key = (random() & 0x8000) | (random() % 0x3C00);
-  for (int64_t at = 0; at < arena.bytes(); at += static_cast<int64_t>(keys.size()) * 2)
-    ops.upload(arena.data() + at,
-               keys.data(),
-               std::min<int64_t>(static_cast<int64_t>(keys.size()) * 2, arena.bytes() - at));
+  fill_with_halves(ops, arena);
   std::vector<int64_t> table_begin;
   std::vector<int32_t> positions, row_seq, row_begin = {0};
   for (int32_t s = 0; s < num_seqs; ++s) {
@@ -165,13 +247,19 @@ void bench_attention(Ops& ops, int32_t num_seqs, int32_t length, int32_t rows) {
                 1};
   step.pages.format = page.format;
   const int64_t cols = int64_t{heads.num_heads} * heads.head_dim;
-  const Buffer q = to_device(ops, random_values(step.num_rows * cols));
-  const Buffer out = ops.allocate(step.num_rows * cols * 4);
+  const DType dtype = rows > 8 ? DType::kF16 : DType::kF32;
+  const Buffer q = ops.allocate(step.num_rows * cols * dtype_bytes(dtype));
+  const Buffer out = ops.allocate(q.bytes());
+  if (dtype == DType::kF16) {
+    fill_with_halves(ops, q);
+  } else {
+    ops.upload(q.data(), random_values(step.num_rows * cols).data(), q.bytes());
+  }
   AttentionArgs args;
   args.heads = heads;
   args.scale = 0.0883883f;
-  args.q = {q.data(), DType::kF32, step.num_rows, cols, cols};
-  args.out = {out.data(), DType::kF32, step.num_rows, cols, cols};
+  args.q = {q.data(), dtype, step.num_rows, cols, cols};
+  args.out = {out.data(), dtype, step.num_rows, cols, cols};
   const double seconds = median_seconds(ops,
                                         [&] {
                                           for (args.layer = 0; args.layer < layers; ++args.layer)
@@ -186,6 +274,31 @@ void bench_attention(Ops& ops, int32_t num_seqs, int32_t length, int32_t rows) {
               seconds * 1e6,
               static_cast<double>(layer_bytes) / seconds / 1e9,
               4e-12 * seen * step.num_rows * static_cast<double>(cols) / seconds);
+  if (rows > 8) {
+    const int64_t kv_cols = int64_t{heads.num_kv_heads} * heads.head_dim;
+    const Matrix k{out.data(), dtype, step.num_rows, kv_cols, cols};
+    RopeSpec rope;
+    rope.rotary_dim = heads.head_dim;
+    for (int32_t i = 0; i < heads.head_dim / 2; ++i) rope.inv_freq.push_back(1.0 / (1 + i));
+    const Buffer angle_values = ops.allocate(step.num_rows * heads.head_dim * 4);
+    const Matrix angles{
+        angle_values.data(), DType::kF32, step.num_rows, heads.head_dim, heads.head_dim};
+    ops.rope_angles(rope, step, angles);
+    const double append =
+        median_seconds(
+            ops,
+            [&] {
+              for (int32_t layer = 0; layer < layers; ++layer)
+                ops.rope_append_kv(
+                    layer, heads, rope, step, angles, args.q, k, k.columns(kv_cols, kv_cols));
+            }) /
+        layers;
+    std::printf("| rope and append, %d rows | %.0f us | %.0f GB/s |\n",
+                rows,
+                append * 1e6,
+                static_cast<double>(step.num_rows) * 2 *
+                    static_cast<double>(2 * cols + 5 * kv_cols) / append / 1e9);
+  }
   std::fflush(stdout);
 }
 
@@ -198,8 +311,9 @@ int main(int argc, char** argv) {
   const auto ops = make_cuda_ops();
   ops->reserve(131072);
   std::printf("%s\n", std::string(ops->description()).c_str());
-  if (only != "attention") bench_products(*ops);
-  if (only == "products") return 0;
+  if (only.empty() || only == "products") bench_products(*ops);
+  if (only.empty() || only == "layer") bench_layer(*ops);
+  if (!only.empty() && only != "attention") return 0;
   for (const int32_t depth : {1024, 32768, 131072}) bench_attention(*ops, 1, depth, 1);
   bench_attention(*ops, 8, 32768, 1);
   bench_attention(*ops, 64, 1024, 1);

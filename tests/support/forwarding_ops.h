@@ -17,6 +17,9 @@ class ForwardingOps : public Ops {
   std::string_view name() const override { return inner().name(); }
   std::string_view description() const override { return inner().description(); }
   DType activation_dtype() const override { return inner().activation_dtype(); }
+  DType linear_dtype(const Weight& weight, int64_t num_rows) const override {
+    return inner().linear_dtype(weight, num_rows);
+  }
   DType default_kv_format() const override { return inner().default_kv_format(); }
   bool supports_kv(const PageShape& page) const override { return inner().supports_kv(page); }
   bool memory_is_host() const override { return inner().memory_is_host(); }

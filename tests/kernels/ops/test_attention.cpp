@@ -33,8 +33,12 @@ struct Case {
 // Sequences fed position by position, in chunks, through rope_append_kv and attention of an Ops.
 class Feeder {
  public:
-  Feeder(Ops& ops, const Case& c, std::vector<int32_t> lengths, uint64_t page_seed)
-      : ops_(ops), case_(c), lengths_(std::move(lengths)), memory_(ops) {
+  Feeder(Ops& ops,
+         const Case& c,
+         std::vector<int32_t> lengths,
+         uint64_t page_seed,
+         DType activations = DType::kF32)
+      : ops_(ops), case_(c), activations_(activations), lengths_(std::move(lengths)), memory_(ops) {
     shape_ = {c.format, c.heads.head_dim, c.page_tokens, 0};
     group_ = {shape_, c.heads.num_kv_heads, c.sinks, c.block, c.shard_stride, 1};
     for (int32_t h = 0; h < c.heads.num_kv_heads; ++h) slots_.push_back({0, h});
@@ -59,9 +63,11 @@ class Feeder {
     poison(0, arena_.bytes());
     for (size_t s = 0; s < lengths_.size(); ++s) {
       const int64_t n = lengths_[s];
-      q_.push_back(Random(100 + s).values(n * c.heads.num_heads * c.heads.head_dim, 1.5f));
-      k_.push_back(Random(200 + s).values(n * c.heads.num_kv_heads * c.heads.head_dim, 1.0f));
-      v_.push_back(Random(300 + s).values(n * c.heads.num_kv_heads * c.heads.head_dim, 1.0f));
+      const int64_t kv_values = n * c.heads.num_kv_heads * c.heads.head_dim;
+      const int64_t q_values = n * c.heads.num_heads * c.heads.head_dim;
+      q_.push_back(testing::rounded_to_f16(Random(100 + s).values(q_values, 1.5f)));
+      k_.push_back(testing::rounded_to_f16(Random(200 + s).values(kv_values, 1.0f)));
+      v_.push_back(testing::rounded_to_f16(Random(300 + s).values(kv_values, 1.0f)));
       out_.emplace_back(q_.back().size(), 0.0f);
       lse_.emplace_back(static_cast<size_t>(n * c.heads.num_heads), 0.0f);
     }
@@ -179,7 +185,7 @@ class Feeder {
                   memory_.put(starts),
                   1};
     const int64_t rows = view.num_rows;
-    const Matrix q_rows = memory_.rows(q, rows);
+    const Matrix q_rows = memory_.rows_as(activations_, q, rows);
     RopeSpec rope;
     rope.rotary_dim = heads.head_dim;
     for (int32_t i = 0; i < heads.head_dim / 2; ++i)
@@ -187,8 +193,14 @@ class Feeder {
     const std::vector<float> nothing(static_cast<size_t>(rows * q_cols), 0.0f);
     const Matrix angle_rows = memory_.rows(nothing, rows, heads.head_dim, heads.head_dim);
     ops_.rope_angles(rope, view, angle_rows);
-    ops_.rope_append_kv(
-        0, heads, rope, view, angle_rows, q_rows, memory_.rows(k, rows), memory_.rows(v, rows));
+    ops_.rope_append_kv(0,
+                        heads,
+                        rope,
+                        view,
+                        angle_rows,
+                        q_rows,
+                        memory_.rows_as(activations_, k, rows),
+                        memory_.rows_as(activations_, v, rows));
 
     view.pages.compensates = case_.compensates;
     view.pages.format = case_.format;
@@ -230,7 +242,7 @@ class Feeder {
     args.scale = 0.125f;
     args.softcap = case_.softcap;
     args.q = q_rows;
-    args.out = memory_.rows(nothing, rows);
+    args.out = memory_.rows_as(activations_, nothing, rows);
     args.lse = memory_.rows(nothing, rows, heads.num_heads, heads.num_heads);
     args.selection = case_.selects ? &selection : nullptr;
     args.virtual_tokens = case_.virtual_tokens ? &virtuals : nullptr;
@@ -247,6 +259,7 @@ class Feeder {
 
   Ops& ops_;
   Case case_;
+  DType activations_;
   bool same_angle_ = false;
   std::vector<int32_t> lengths_;
   PageShape shape_;
@@ -302,6 +315,7 @@ std::string describe(const Case& c) {
 struct Tolerance {
   double f16 = 1e-10, bf16 = 1e-10;  // nmse of outputs, by the format of the pages
   double lse = 1e-4;                 // largest difference, of pages of 16 bits
+  double f32 = 1e-10;
 };
 // Tensor cores: queries and weights of the softmax are rounded to the format of the pages, by up to
 // 2^-12 (f16) or 2^-9 (bf16) of themselves; keys may differ in sign, so that sums magnify it.
@@ -309,7 +323,11 @@ struct Tolerance {
 // below).
 constexpr Tolerance kTensorCores{2e-6, 1e-4, 2.5e-2};
 
-void check_agreement(Ops& ops, const Case& c, const Tolerance& tolerance, bool rotates = true) {
+void check_agreement(Ops& ops,
+                     const Case& c,
+                     const Tolerance& tolerance,
+                     bool rotates = true,
+                     DType activations = DType::kF32) {
   ThreadPool pool(2);
   const auto ref = make_ref_ops(pool);
   const int32_t page = c.page_tokens;
@@ -317,7 +335,7 @@ void check_agreement(Ops& ops, const Case& c, const Tolerance& tolerance, bool r
   const std::vector<int32_t> chunks = {1, 1, 5, 64, 37};
   INFO(describe(c));
   Feeder oracle(*ref, c, lengths, 1);
-  Feeder device(ops, c, lengths, 1);
+  Feeder device(ops, c, lengths, 1, activations);
   if (!rotates) oracle.rotate_nothing();
   if (!rotates) device.rotate_nothing();
   const auto expected = oracle.feed(chunks);
@@ -327,10 +345,11 @@ void check_agreement(Ops& ops, const Case& c, const Tolerance& tolerance, bool r
     const auto lse = difference(device.lse()[s], oracle.lse()[s]);
     INFO("sequence " << s << ": " << d << "; log of the sum: " << lse);
     // fp32 against fp32 on the same 16-bit keys, or what the tensor cores round
-    CHECK(d.nmse < (c.format == DType::kF32   ? 1e-10
+    CHECK(d.nmse < (c.format == DType::kF32   ? tolerance.f32
                     : c.format == DType::kF16 ? tolerance.f16
                                               : tolerance.bf16));
-    CHECK(lse.max_abs < (c.format == DType::kF32 ? 1e-4 : tolerance.lse));
+    const bool exact = c.format == DType::kF32 && activations == DType::kF32;
+    CHECK(lse.max_abs < (exact ? 1e-4 : tolerance.lse));
   }
 }
 void check_agreement(Ops& ops, const Tolerance& tolerance = {}) {
@@ -452,6 +471,18 @@ TEST_CASE("every group size, head size and page format on the GPU's tensor cores
   check_shapes(*ops, kTensorCores);
 }
 
+// Rounded before and after the rotation, by up to 2^-12 of themselves each time.
+TEST_CASE("attention of f16 activations on the GPU agrees with RefOps", "[cuda]") {
+  for (const bool deterministic : {true, false}) {
+    CAPTURE(deterministic);
+    const auto ops = testing::cuda_or_skip({.deterministic = deterministic});
+    if (!ops) return;
+    ops->reserve(4096);
+    for (const Case& c : cases())
+      check_agreement(*ops, c, {4e-6, 1e-4, 2.5e-2, 4e-6}, true, DType::kF16);
+  }
+}
+
 TEST_CASE("long sequences on the GPU's tensor cores: decode in splits, prefill in tiles",
           "[cuda]") {
   const auto ops = testing::cuda_or_skip();
@@ -497,15 +528,18 @@ TEST_CASE("prefill that fills half of the GPU agrees with RefOps", "[cuda]") {
                         Case{{32, 16, 128}, DType::kF16, 16, 0, 33, 0, false, false, 32, 5}}) {
     INFO(describe(c));
     const std::vector<int32_t> lengths = {1, 300, 17, 130}, chunks = {1, 170, 17, 130};
-    Feeder oracle(*ref, c, lengths, 1), device(*ops, c, lengths, 2);
+    Feeder oracle(*ref, c, lengths, 1);
     const auto expected = oracle.feed(chunks);
-    const auto got = device.feed(chunks);
-    for (size_t s = 0; s < lengths.size(); ++s) {
-      const auto d = difference(got[s], expected[s]);
-      const auto lse = difference(device.lse()[s], oracle.lse()[s]);
-      INFO("sequence " << s << ": " << d << "; log of the sum: " << lse);
-      CHECK(d.nmse < (c.format == DType::kF16 ? 2e-6 : 1e-4));
-      CHECK(lse.max_abs < 2e-2);
+    for (const DType activations : {DType::kF32, DType::kF16}) {
+      Feeder device(*ops, c, lengths, 2, activations);
+      const auto got = device.feed(chunks);
+      for (size_t s = 0; s < lengths.size(); ++s) {
+        const auto d = difference(got[s], expected[s]);
+        const auto lse = difference(device.lse()[s], oracle.lse()[s]);
+        INFO(dtype_name(activations) << " sequence " << s << ": " << d << "; lse: " << lse);
+        CHECK(d.nmse < (c.format == DType::kF16 ? 2e-6 : 1e-4));
+        CHECK(lse.max_abs < 2e-2);
+      }
     }
   }
 }

@@ -1,6 +1,9 @@
 // CpuOps and CudaOps against RefOps: products of every weight format, and the bits of each row.
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "kernels/ops.h"
 #include "tests/kernels/compare.h"
@@ -312,18 +315,24 @@ TEST_CASE("a product with its norm and gate has the bits of the three operations
       check_layer_products(*ops);
 }
 
-// Outputs of every row-wise operation, in the order of the calls.
-std::vector<std::vector<float>> element_operations(Ops& ops, int64_t cols) {
+// Outputs of every row-wise operation, in the order of the calls; those that may be f16 as
+// `between`.
+std::vector<std::vector<float>> element_operations(Ops& ops,
+                                                   int64_t cols,
+                                                   DType between = DType::kF32) {
   constexpr int64_t kM = 3;
   testing::DeviceMemory memory(ops);
   const auto weight = Random(5).values(cols, 1.0f);
-  const Matrix wide = memory.rows(Random(4).values(kM * 2 * cols, 3.0f), kM);
+  const auto values = testing::rounded_to_f16(Random(4).values(kM * 2 * cols, 3.0f));
+  const Matrix wide = memory.rows(values, kM), gate_up = memory.rows_as(between, values, kM);
   const std::vector<float> nothing(static_cast<size_t>(kM * cols), kSentinel);
   const auto new_out = [&] { return memory.rows(nothing, kM); };
+  const auto new_between = [&] { return memory.rows_as(between, nothing, kM); };
   const float* device_weight = memory.put(weight);
-  const Matrix normed = new_out(), gated = new_out(), gathered = new_out(), embedded = new_out();
+  const Matrix normed = new_between(), gated = new_between();
+  const Matrix sums = new_out(), gathered = new_out(), embedded = new_out();
   ops.rms_norm(wide.columns(0, cols), device_weight, 1e-5f, normed);
-  ops.silu_mul(wide, gated);
+  ops.silu_mul(gate_up, gated);
   StepView step;
   step.num_rows = kM;
   step.num_logit_rows = 2;
@@ -339,39 +348,99 @@ std::vector<std::vector<float>> element_operations(Ops& ops, int64_t cols) {
   outs.push_back(memory.get(gated));
   ops.rms_norm(normed, device_weight, 1e-5f, normed);  // in place
   outs.push_back(memory.get(normed));
-  ops.gelu_mul(wide, gated);
-  outs.push_back(memory.get(gated));
-  ops.add_scaled(normed, 0.25f, gated);
-  outs.push_back(memory.get(gated));
-  ops.softcap(gated, 3.0f);
+  ops.gelu_mul(gate_up, gated);
   outs.push_back(memory.get(gated));
   if (cols % 3 == 0) {
     const float* head_weight = memory.put(Random(7).values(cols / 3, 1.0f));
     ops.head_norm(normed, head_weight, 1e-5f, 3);
     outs.push_back(memory.get(normed));
   }
+  ops.rms_norm(wide.columns(0, cols), device_weight, 1e-5f, sums);
+  ops.add_scaled(embedded, 0.25f, sums);
+  outs.push_back(memory.get(sums));
+  ops.softcap(sums, 3.0f);
+  outs.push_back(memory.get(sums));
   return outs;
 }
 
-void check_element_operations(Ops& ops) {
+void check_element_operations(Ops& ops, double tolerance, DType between = DType::kF32) {
   ThreadPool pool(2);
   const auto ref = make_ref_ops(pool);
-  for (const int64_t cols : {1, 15, 64, 192, 577}) {
-    const auto expected = element_operations(*ref, cols), got = element_operations(ops, cols);
+  for (const int64_t cols : {1, 15, 64, 192, 577, 8192, 8196}) {
+    const auto expected = element_operations(*ref, cols);
+    const auto got = element_operations(ops, cols, between);
     for (size_t i = 0; i < got.size(); ++i) {
       CAPTURE(cols, i);
-      CHECK(difference(got[i], expected[i]).nmse < 1e-11);
+      CHECK(difference(got[i], expected[i]).nmse < tolerance);
     }
   }
 }
 
 TEST_CASE("element operations agree with RefOps") {
   ThreadPool pool(2);
-  check_element_operations(*make_cpu_ops(pool));
+  check_element_operations(*make_cpu_ops(pool), 1e-11);
 }
 
+// Each rounding to f16 is by up to 2^-11 of the value, whose square is 2.4e-7.
 TEST_CASE("element operations agree with RefOps on the GPU", "[cuda]") {
-  if (const auto ops = testing::cuda_or_skip()) check_element_operations(*ops);
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  check_element_operations(*ops, 1e-11);
+  check_element_operations(*ops, 2.4e-7, DType::kF16);
+}
+
+// What only products read, written as f16 by who makes it: the same bits as when the product rounds
+// f32 itself. What a product writes as f16 is rounded once more: by 2^-11 of itself, whose square
+// is 2.4e-7.
+TEST_CASE("f16 between kernels changes no product on the GPU", "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  constexpr int64_t kM = 40, kCols = 512;
+  for (const QuantFormat format : {QuantFormat::kF16, QuantFormat::kQ8_0, QuantFormat::kQ4_K}) {
+    const Stored stored(format, 2 * kCols, kCols, 7);
+    const auto weight = ops->load_weight({&stored.view, 1});
+    CAPTURE(quant_traits(format).name);
+    CHECK(ops->linear_dtype(*weight, 8) == DType::kF32);
+    REQUIRE(ops->linear_dtype(*weight, kM) == DType::kF16);
+    testing::DeviceMemory memory(*ops);
+    auto values = Random(4).values(kM * kCols, 3.0f);
+    values[3] = 3e7f;  // alone in its row after the norm, and beyond f16 after its weight
+    const Matrix x = memory.rows(values, kM);
+    auto norm = Random(5).values(kCols, 1.0f);
+    norm[3] = 1e6f;
+    const float* norm_weight = memory.put(norm);
+    const auto outputs = [&](DType between) {
+      const auto zeros = [&](DType dtype, int64_t cols) {
+        return memory.rows_as(dtype, std::vector<float>(static_cast<size_t>(kM * cols)), kM);
+      };
+      const Matrix normed = zeros(between, kCols), gated = zeros(between, kCols);
+      const Matrix wide = zeros(DType::kF32, 2 * kCols), out = zeros(DType::kF32, 2 * kCols);
+      ops->rms_norm(x, norm_weight, 1e-5f, normed);
+      ops->linear(*weight, normed, wide, LinearMode::kOverwrite);
+      ops->silu_mul(wide, gated);
+      ops->linear(*weight, gated, out, LinearMode::kAdd);
+      return std::pair(memory.get(wide), memory.get(out));
+    };
+    const auto [wide, out] = outputs(DType::kF32);
+    const auto [wide16, out16] = outputs(DType::kF16);
+    CHECK(same_bits(wide.data(), wide16.data(), static_cast<int64_t>(wide.size())));
+    CHECK(same_bits(out.data(), out16.data(), static_cast<int64_t>(out.size())));
+    for (const float value : out16) REQUIRE(std::isfinite(value));
+
+    const std::vector<float> nothing(wide.size());
+    const Matrix half = memory.rows_as(DType::kF16, nothing, kM), full = memory.rows(nothing, kM);
+    ops->linear(*weight, x, half, LinearMode::kOverwrite);
+    ops->linear(*weight, x, full, LinearMode::kOverwrite);
+    auto got = memory.get(half), expected = memory.get(full);
+    for (auto* values_of : {&got, &expected})
+      for (float& value : *values_of) value = std::clamp(value, -65504.0f, 65504.0f);
+    // Without the row of the spike, which would outweigh the others.
+    got.erase(got.begin(), got.begin() + 2 * kCols);
+    expected.erase(expected.begin(), expected.begin() + 2 * kCols);
+    const auto d = difference(got, expected);
+    CAPTURE(d);
+    CHECK(d.nmse < 2.4e-7);
+  }
 }
 
 TEST_CASE("embedding rows of every format are RefOps' on the GPU, bit for bit", "[cuda]") {
