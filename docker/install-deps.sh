@@ -4,6 +4,7 @@
 #
 #   sh docker/install-deps.sh            what building and the quickstart need
 #   sh docker/install-deps.sh --tests    also Python (end-to-end tests, lint) and clang (fuzzing)
+#   sh docker/install-deps.sh --cuda     also pip (docker/install-cuda.sh)
 #   sh docker/install-deps.sh --image    also debootstrap and buildah (tests/e2e/test_image.sh)
 set -eu
 
@@ -19,9 +20,10 @@ packages="
 for option in "$@"; do
   case $option in
     --tests) packages="$packages python3 python3-venv clang libclang-rt-14-dev clang-format" ;;
+    --cuda) packages="$packages python3-pip" ;;
     --image) packages="$packages debootstrap buildah" ;;
     *)
-      sed -n '2,7s/^# \{0,1\}//p' "$0"
+      sed -n '2,8s/^# \{0,1\}//p' "$0"
       [ "$option" = --help ] && exit 0
       echo "install-deps: unknown option '$option'" >&2
       exit 2

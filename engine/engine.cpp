@@ -8,6 +8,7 @@
 #include <iterator>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "engine/attention/policy_table.h"
 #include "engine/engine_core.h"
@@ -56,7 +57,13 @@ class ThreadedEngine final : public Engine {
                  const LoadProgress& progress,
                  const DeviceMaker& make_device)
       : config_(config), pool_(config.threads), files_(load(config, progress)) {
+    auto lap_start = Clock::now();
+    const auto lap = [&] {  // seconds since the last
+      const auto begin = std::exchange(lap_start, Clock::now());
+      return std::chrono::duration<double>(lap_start - begin).count();
+    };
     ops_ = make_device(config, pool_);
+    const double device_s = lap();
     const DeviceBytes at_start = ops_->device_memory();
     const ModelSpec& spec = files_->spec;
     const HeadShape& heads = spec.layers[0].heads;
@@ -74,6 +81,7 @@ class ThreadedEngine final : public Engine {
                                config.max_num_seqs + kPromptLogitRows,
                                ops_->memory_is_host() ? 1 : 2};
     const auto load_weights = [&] {
+      if (progress) progress("weights", 0, files_->weight_bytes);
       model_ = std::make_unique<Model>(*files_, *ops_, limits, [&](int64_t done, int64_t total) {
         if (progress) progress("weights", done, total);
       });
@@ -83,13 +91,16 @@ class ThreadedEngine final : public Engine {
     const KvBudget budget =
         plan_kv_budget(config, spec, geometry, plan.faithful, most_pool_bytes(geometry, at_start));
     if (ops_->memory_is_host()) load_weights();
+    const double weights_s = lap();
     for (const MappedFile& file : files_->files) file.drop_resident();
+    const double unmap_s = lap();
     tokenizer_ = make_tokenizer(files_->vocabulary);
     load_template();
     eos_ids_ = tokenizer_->eog_ids();
     for (int32_t id : files_->eos_token_ids)
       if (std::find(eos_ids_.begin(), eos_ids_.end(), id) == eos_ids_.end()) eos_ids_.push_back(id);
 
+    const double tokenizer_s = lap();
     EngineCore::Options options;
     options.limits = {
         config.max_num_seqs, limits.max_rows, limits.max_logit_rows, config.max_itl_stretch};
@@ -107,6 +118,13 @@ class ThreadedEngine final : public Engine {
     options.overlap = !ops_->memory_is_host();
     describe(plan, geometry, budget);
     core_ = std::make_unique<EngineCore>(*model_, *ops_, pool_, std::move(geometry), options);
+    log::info("engine",
+              "loaded",
+              {{"device_s", device_s},
+               {"weights_s", weights_s},
+               {"unmap_s", unmap_s},
+               {"tokenizer_s", tokenizer_s},
+               {"pool_s", lap()}});
     stats_ = core_->stats();
     thread_ = std::thread([this] { run(); });
   }

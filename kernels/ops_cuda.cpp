@@ -1,6 +1,7 @@
 // CudaOps: one GPU, one stream. Activations are f32; weights and pages keep their formats. Host
 // code only: the kernels are in the *_cuda.cu files.
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <unordered_map>
 
@@ -81,6 +82,7 @@ class CudaOps final : public Ops {
         host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_.get()));
   }
   void reserve(int32_t max_tokens) override {
+    upload_.reset();  // what is loaded later makes another
     attention_ = cuda::attention_scratch(max_tokens, num_processors_, deterministic_, stream_);
   }
 
@@ -91,7 +93,8 @@ class CudaOps final : public Ops {
       throw LoadError("deterministic: the GPU's exact products take multiples of " +
                       std::to_string(kExactCols) + " inputs, got a weight of " +
                       std::to_string(parts[0].cols) + "; run without it or with --device cpu");
-    return cuda::load_weight(parts, linear_, device_bytes_, stream_);
+    if (!upload_) upload_.emplace(stream_);
+    return cuda::load_weight(parts, linear_, device_bytes_, *upload_, stream_);
   }
 
   void embed(const Weight& table, const StepView& step, float scale, Matrix out) override {
@@ -219,6 +222,7 @@ class CudaOps final : public Ops {
   cuda::Cublas cublas_;
   Buffer staged_;  // what the step's own copies and table entries are read from
   cuda::LinearScratch linear_;
+  std::optional<cuda::WeightUpload> upload_;  // while weights are loaded
   cuda::AttentionScratch attention_;
   std::unordered_map<uint64_t, cuda::Graph> graphs_;
   int32_t num_processors_ = 0;

@@ -13,11 +13,16 @@ Model::Model(const LoadedModel& files,
              const std::function<void(int64_t, int64_t)>& progress)
     : spec_(files.spec), ops_(ops), limits_(limits) {
   const ModelWeights& weights = files.weights;
-  const auto total = static_cast<int64_t>(spec_.layers.size()) + 1;
-  embedding_ = ops.load_weight(std::span(&weights.token_embedding, 1));
-  if (!spec_.tied_embedding) output_ = ops.load_weight(std::span(&weights.output, 1));
+  int64_t loaded_bytes = 0;
+  const auto load = [&](std::span<const WeightView> parts) {
+    auto weight = ops.load_weight(parts);
+    for (const WeightView& part : parts) loaded_bytes += part.bytes();
+    if (progress) progress(loaded_bytes, files.weight_bytes);
+    return weight;
+  };
+  embedding_ = load(std::span(&weights.token_embedding, 1));
+  if (!spec_.tied_embedding) output_ = load(std::span(&weights.output, 1));
   output_norm_ = upload({&weights.output_norm}, spec_.logit_scale);
-  if (progress) progress(1, total);
 
   int64_t widest = spec_.hidden_dim, narrowest = 0;
   for (size_t i = 0; i < spec_.layers.size(); ++i) {
@@ -26,10 +31,10 @@ Model::Model(const LoadedModel& files,
     Layer& layer = layers_.emplace_back();
     const WeightView qkv[] = {w.q, w.k, w.v};
     const WeightView gate_up[] = {w.gate, w.up};
-    layer.qkv = ops.load_weight(qkv);
-    layer.o = ops.load_weight(std::span(&w.o, 1));
-    layer.gate_up = ops.load_weight(gate_up);
-    layer.down = ops.load_weight(std::span(&w.down, 1));
+    layer.qkv = load(qkv);
+    layer.o = load(std::span(&w.o, 1));
+    layer.gate_up = load(gate_up);
+    layer.down = load(std::span(&w.down, 1));
     layer.attn_norm = upload({&w.attn_norm});
     layer.ffn_norm = upload({&w.ffn_norm});
     layer.attn_post_norm = upload({&w.attn_post_norm});
@@ -41,7 +46,6 @@ Model::Model(const LoadedModel& files,
     widest = std::max({widest, layer.qkv->rows, layer.gate_up->rows});
     narrowest = std::max(
         {narrowest, int64_t{spec.heads.num_heads} * spec.heads.head_dim, int64_t{spec.ffn_dim}});
-    if (progress) progress(static_cast<int64_t>(i) + 2, total);
   }
 
   const auto matrix = [&](int64_t rows, int64_t cols) {

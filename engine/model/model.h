@@ -32,7 +32,7 @@ class Model {
     int32_t num_logit_buffers = 1;
   };
   // files and ops are not owned and outlive the model: embeddings are read from the files.
-  // progress(done, total) counts layers. Throws LoadError.
+  // progress(done, total) counts bytes read. Throws LoadError.
   Model(const LoadedModel& files,
         Ops& ops,
         const Limits& limits,

@@ -27,7 +27,7 @@ struct Shape {
   static constexpr int kTileQueries = kRowQueries * kWarpsQ;
   static constexpr int kWarpKeys = kKeys / kWarpsK;
   // Whether the next tile's logits are under way while this one's weights are made.
-  static constexpr bool kAhead = kWarpsK == 1 && kDim > 64 && kDim <= 128;
+  static constexpr bool kAhead = kWarpsK == 1 && kDim > 64 && kDim <= 128 && kStages >= 3;
   static constexpr int kStride = kDim + 8;       // elements of a row: ldmatrix meets no bank twice
   static constexpr int kHalf = kKeys * kStride;  // elements of K of a tile
   static constexpr size_t kTileBytes = size_t{kStages} * 2 * kHalf * sizeof(T);
@@ -35,7 +35,6 @@ struct Shape {
                                                           sizeof(float)
                                                     : 0;
   static constexpr size_t kSharedBytes = kTileBytes > kMergeBytes ? kTileBytes : kMergeBytes;
-  static_assert(!kAhead || kStages >= 3);
   static_assert(kWarpKeys % 16 == 0 && kDim % 16 == 0 && (kWarpsQ == 1 || kWarpsK == 1));
 };
 
@@ -397,11 +396,22 @@ void run(Attention a, const AttentionScratch& scratch, const Stream& stream) {
          a);
 }
 
+// Devices with little shared memory (99 KiB a block) take large heads in smaller steps.
 template <typename T, int kDim>
 void run_dim(const Attention& a, const AttentionScratch& scratch, const Stream& stream) {
+  constexpr int64_t kStaticBytes = 4 * 1024;  // at most, beside the tiles
   constexpr bool kLarge = kDim > 128;
-  if (a.single_rows) return run < T, kDim, 1, 4, 64, kLarge ? 2 : 3 > (a, scratch, stream);
-  return run < T, kDim, kLarge ? 4 : 8, 1, kLarge ? 32 : 64, 3 > (a, scratch, stream);
+  constexpr int kWarpsQ = kLarge ? 4 : 8, kWarpsK = kLarge ? 2 : 4, kKeys = kLarge ? 32 : 64;
+  constexpr int kStages = kLarge ? 2 : 3;
+  if constexpr (kDim > 96) {
+    using Largest = Shape<T, kDim, 1, 4, 64, kStages>;
+    if (static_cast<int64_t>(Largest::kSharedBytes) + kStaticBytes > max_shared_bytes()) {
+      if (a.single_rows) return run<T, kDim, 1, kWarpsK, kKeys, 2>(a, scratch, stream);
+      return run<T, kDim, kWarpsQ, 1, kKeys, 2>(a, scratch, stream);
+    }
+  }
+  if (a.single_rows) return run<T, kDim, 1, 4, 64, kStages>(a, scratch, stream);
+  return run<T, kDim, kWarpsQ, 1, kKeys, 3>(a, scratch, stream);
 }
 
 template <typename T>

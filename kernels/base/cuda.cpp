@@ -43,6 +43,15 @@ Graph record(const Stream& stream, const std::function<void()>& body) {
   return Graph(executable);
 }
 
+int64_t max_shared_bytes() {
+  static const int64_t most = [] {
+    int bytes = 0;
+    HW_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
+    return int64_t{bytes};
+  }();
+  return most;
+}
+
 Buffer allocate_device(int64_t bytes, const Stream& stream) {
   void* data = nullptr;
   const auto size = static_cast<size_t>(std::max<int64_t>(bytes, 1));

@@ -59,6 +59,10 @@ class Graph {
 // What body puts on the stream, without running it.
 Graph record(const Stream& stream, const std::function<void()>& body);
 
+// Shared memory of one block at most: 227 KiB on sm_90 and sm_100, 163 on sm_80, 99 on sm_86, sm_89
+// and sm_120.
+int64_t max_shared_bytes();
+
 // Zeroed in the order of the stream. Throws CudaError that says how much was free.
 Buffer allocate_device(int64_t bytes, const Stream& stream);
 

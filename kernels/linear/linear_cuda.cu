@@ -15,30 +15,9 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kDecodeThreads = 128;
-constexpr int64_t kStagedBytes = int64_t{64} << 20;  // of a file's weight, before it is laid out
 // Of scratch for activations and for decoded weights, each; less on a small device.
 constexpr int64_t kScratchBytes = int64_t{256} << 20;
 
-// Two bytes a thread: segments are of even offset and size.
-__global__ void lay_out_kernel(const uint8_t* file,
-                               uint8_t* to,
-                               Planes planes,
-                               int32_t block_bytes,
-                               int64_t blocks,
-                               int64_t row_bytes) {
-  const int64_t row = blockIdx.y;
-  const int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * 2;
-  if (i >= blocks * block_bytes) return;
-  const int64_t block = i / block_bytes;
-  const auto byte = static_cast<int32_t>(i % block_bytes);
-  for (int p = 0; p < planes.count; ++p) {
-    const Segment s = planes.segments[p];
-    if (byte < s.offset || byte >= s.offset + s.bytes) continue;
-    *reinterpret_cast<uint16_t*>(to + row * row_bytes + plane_offset(planes, p, blocks) +
-                                 block * s.stride() + (byte - s.offset)) =
-        *reinterpret_cast<const uint16_t*>(file + row * blocks * block_bytes + i);
-  }
-}
 
 // Row blockIdx.x of out = row (ids ? ids[blockIdx.x] : blockIdx.x) of w, times scale. A lane
 // decodes a run; what is as narrow as f16 then changes lanes, so that a warp stores 512 bytes at a
@@ -166,47 +145,6 @@ void grow(Buffer& buffer, int64_t bytes, const Stream& stream) {
   buffer = allocate_device(bytes, stream);
 }
 
-// In the order of the stream, through a staging buffer where blocks are taken apart.
-void lay_out(const WeightView& view, uint8_t* to, int64_t to_row_bytes, const Stream& stream) {
-  const Planes planes = planes_of(view.format);
-  const QuantTraits& traits = quant_traits(view.format);
-  const int64_t file_row = row_bytes(view.format, view.cols);
-  const auto* from = static_cast<const uint8_t*>(view.data);
-  if (planes.count == 1) {
-    HW_CUDA(cudaMemcpy2DAsync(to,
-                              static_cast<size_t>(to_row_bytes),
-                              from,
-                              static_cast<size_t>(file_row),
-                              static_cast<size_t>(file_row),
-                              static_cast<size_t>(view.rows),
-                              cudaMemcpyHostToDevice,
-                              stream.get()));
-    return;
-  }
-  const int64_t rows = std::clamp<int64_t>(kStagedBytes / file_row, 1, 32768);
-  const Buffer staged = allocate_device(std::min(rows, view.rows) * file_row, stream);
-  for (int64_t first = 0; first < view.rows; first += rows) {
-    const int64_t count = std::min(rows, view.rows - first);
-    HW_CUDA(cudaMemcpyAsync(staged.data(),
-                            from + first * file_row,
-                            static_cast<size_t>(count * file_row),
-                            cudaMemcpyHostToDevice,
-                            stream.get()));
-    lay_out_kernel<<<dim3(static_cast<unsigned>((file_row / 2 + kThreads - 1) / kThreads),
-                          static_cast<unsigned>(count)),
-                     kThreads,
-                     0,
-                     stream.get()>>>(staged.as<uint8_t>(),
-                                     to + first * to_row_bytes,
-                                     planes,
-                                     traits.block_bytes,
-                                     view.cols / traits.block_elements,
-                                     to_row_bytes);
-    HW_CUDA_LAUNCHED();
-  }
-  HW_CUDA(cudaStreamSynchronize(stream.get()));
-}
-
 // Rows of x that the scratch holds at once, of either kind of float.
 int64_t rows_at_once(const Buffer& buffer, int64_t cols, int64_t element_bytes) {
   return std::max<int64_t>(1, buffer.bytes() / (cols * element_bytes));
@@ -251,6 +189,7 @@ void many_rows(const CudaWeight::Part& part,
 std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
                                         LinearScratch& scratch,
                                         int64_t device_bytes,
+                                        WeightUpload& upload,
                                         const Stream& stream) {
   auto weight = std::make_unique<CudaWeight>();
   weight->cols = views[0].cols;
@@ -270,7 +209,7 @@ std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
     part.data = part.bytes.as<uint8_t>();
     auto* to = part.bytes.as<uint8_t>();
     for (; i < end; ++i) {
-      lay_out(views[i], to, part.row_bytes, stream);
+      upload.upload(views[i], to, part.row_bytes);
       to += views[i].rows * part.row_bytes;
     }
     weight->rows += part.rows;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/linear/cublas.cuh"
+#include "kernels/linear/weight_upload_cuda.cuh"
 #include "kernels/ops.h"
 
 namespace headwater::cuda {
@@ -32,6 +33,7 @@ struct LinearScratch {
 std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
                                         LinearScratch& scratch,
                                         int64_t device_bytes,
+                                        WeightUpload& upload,
                                         const Stream& stream);
 
 // As Ops::linear_dtype.

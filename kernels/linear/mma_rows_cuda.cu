@@ -231,10 +231,14 @@ void launch_mma_rows(MmaRows a, int32_t num_processors, const Stream& stream) {
   while (stream.overlaps() && 2 * splits <= std::min(kMostSplits, stages) &&
          ceil_div(warp_tiles, kMostWarps) * 2 * splits <= num_processors)
     splits *= 2;
-  const int32_t warps =
-      std::clamp(ceil_div(warp_tiles * splits, num_processors), 1, int32_t{kMostWarps});
+  const int64_t limit = std::min(kSharedBytes, max_shared_bytes());
+  const auto most_warps =
+      static_cast<int32_t>((limit / 2 - L::bytes(0, kXTiles)) / L::kWarpBytes);  // of two slots
+  const int32_t warps = std::clamp(ceil_div(warp_tiles * splits, num_processors),
+                                   1,
+                                   std::clamp(most_warps, 1, int32_t{kMostWarps}));
   const int64_t slot_bytes = L::bytes(warps, kXTiles);
-  a.slots = static_cast<int32_t>(std::clamp<int64_t>(kSharedBytes / slot_bytes, 2, kMostSlots));
+  a.slots = static_cast<int32_t>(std::clamp<int64_t>(limit / slot_bytes, 2, kMostSlots));
   const int64_t partial_bytes = int64_t{4} * kXTiles * kXTileRows * partial_pitch(warps);
   const auto shared = static_cast<size_t>(std::max(a.slots * slot_bytes, partial_bytes));
   const auto kernel = mma_rows_kernel<kFormat, kXTiles>;

@@ -1,5 +1,5 @@
-// LoadProgressBar: what the user sees while a model loads: a bar on a terminal, one plain line per
-// stage otherwise. Called from the loading thread.
+// LoadProgressBar: what the user sees while a model loads: a bar on a terminal, plain lines
+// otherwise. Called from the loading thread.
 #pragma once
 
 #include <string>
@@ -8,7 +8,7 @@
 
 namespace headwater::cli {
 
-// Writes to standard error.
+// Writes to standard error; of stage "weights" also the bytes and their rate.
 LoadProgress make_load_progress();
 
 }  // namespace headwater::cli

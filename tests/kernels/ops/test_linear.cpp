@@ -466,5 +466,40 @@ TEST_CASE("embedding rows of every format are RefOps' on the GPU, bit for bit", 
   }
 }
 
+// More than the page-locked slots hold at once: the last blocks take those of the first.
+TEST_CASE("weights of many blocks reach the GPU bit for bit", "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  constexpr int64_t kCols = 2048, kBytes = int64_t{200} << 20;
+  for (const QuantFormat format : {QuantFormat::kF16, QuantFormat::kQ8_0}) {
+    const QuantTraits& traits = quant_traits(format);
+    CAPTURE(traits.name);
+    const int64_t rows = kBytes / row_bytes(format, kCols);
+    std::vector<uint64_t> words(static_cast<size_t>(kBytes / 8 + 1));
+    Random random(23);
+    for (uint64_t& word : words) word = random.next() & 0xBBFFBBFFBBFFBBFF;  // halves below 2
+    const WeightView view{format, rows, kCols, words.data()};
+    const auto weight = ops->load_weight({&view, 1});
+    std::vector<int32_t> ids = {0, static_cast<int32_t>(rows - 1)};
+    for (int64_t row = 0; row < rows; row += 211) ids.push_back(static_cast<int32_t>(row));
+    const auto count = static_cast<int64_t>(ids.size());
+    testing::DeviceMemory memory(*ops);
+    StepView step;
+    step.num_rows = static_cast<int32_t>(count);
+    step.token_ids = memory.put(ids);
+    const Matrix out = memory.rows(std::vector<float>(count * kCols, kSentinel), count);
+    ops->embed(*weight, step, 1.0f, out);
+    const std::vector<float> arrived = memory.get(out);
+    std::vector<float> row(kCols);
+    for (int64_t i = 0; i < count; ++i) {
+      const auto* bytes = reinterpret_cast<const std::byte*>(words.data());
+      traits.decode(bytes + ids[static_cast<size_t>(i)] * row_bytes(format, kCols),
+                    kCols / traits.block_elements,
+                    row.data());
+      REQUIRE(same_bits(&arrived[static_cast<size_t>(i * kCols)], row.data(), kCols));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace headwater
