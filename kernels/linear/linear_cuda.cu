@@ -18,7 +18,6 @@ constexpr int kDecodeThreads = 128;
 // Of scratch for activations and for decoded weights, each; less on a small device.
 constexpr int64_t kScratchBytes = int64_t{256} << 20;
 
-
 // Row blockIdx.x of out = row (ids ? ids[blockIdx.x] : blockIdx.x) of w, times scale. A lane
 // decodes a run; what is as narrow as f16 then changes lanes, so that a warp stores 512 bytes at a
 // time.

@@ -98,9 +98,8 @@ Admitted admit(const Shape& shape, const Policy& policy, int64_t pool_bytes, int
   // Prefill costs next to nothing beside a decode, so that it is not spread thin over the decodes.
   plan.num_decodes = plan.num_rows = 1;
   scheduler.observe(plan, 1.0);
-  std::vector<std::unique_ptr<Sequence>> failed;
   while (scheduler.num_preemptions() == 0) {
-    scheduler.next_step(plan, failed);
+    scheduler.next_step(plan);
     if (plan.empty()) break;
     scheduler.commit_rows(plan);
     scheduler.observe(plan, (plan.num_decodes > 0 ? 1.0 : 0.0) + 1e-6 * plan.num_rows);
