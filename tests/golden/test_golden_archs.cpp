@@ -210,7 +210,9 @@ TEST_CASE("Golden: every architecture on the GPU", "[golden][cuda]") {
   // RefOps with both factors of its products rounded to TF32 is up to 0.017 away (phi3-longrope).
   CHECK(full.largest <= 0.02 * full.deviation);
   CHECK(half.largest <= 0.02 * half.deviation);
-  CHECK(narrow.largest <= 0.03 * narrow.deviation);  // q, k, v, gates and outputs are rounded twice
+  // RefOps on such weights and pages, with what lies between its products rounded to f16, is up to
+  // 0.029 away (phi3-longrope; mistral-window 0.027, all others below 0.015).
+  CHECK(narrow.largest <= 0.03 * narrow.deviation);
 }
 
 TEST_CASE("Golden: every row of the table has a case", "[golden][unit]") {
