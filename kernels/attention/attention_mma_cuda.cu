@@ -131,14 +131,22 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
     if (threadIdx.x < kKeys) token_at[s][threadIdx.x] = look_up(fetched);
     if (fetched < end) fetched = next_from(fetched + 1);
   }
-  // Up to here only what the step was given was read; now what kernels wrote.
+  __syncthreads();
+  // Of tokens that earlier steps left: nobody writes them now.
+  const auto is_old = [&](int32_t ordinal) {
+    return ordinal < end && (keys.tile(ordinal) + 1) * kKeys <= min_position;
+  };
+#pragma unroll
+  for (int s = 0; s < kStages - 1; ++s)
+    if (is_old(ahead[s])) fetch(s);
+  // Up to here only what earlier steps and the host left was read; now what this step's kernels do.
   wait_for_previous();
 
   // Of this lane's two queries, rows lane / 4 and lane / 4 + 8 of the warp's sixteen.
   int32_t position[2], start[2];
   uint32_t q[kDim / 16][4];
   {
-    int32_t rows[2], heads[2];  // rows: -1 where no query is
+    int64_t from[2];  // -1 where no query is
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int32_t query = kRowQueries * warp_q + lane / 4 + 8 * r;
@@ -146,27 +154,26 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
       const int32_t row = there ? row_of(query) : 0;
       position[r] = there ? a.positions[row] : -1;
       start[r] = there ? window_start[row] : 0;
-      rows[r] = there ? row : -1;
-      heads[r] = there ? head_of(query) : 0;
+      from[r] = there ? row * a.q.stride + head_of(query) * kDim + 2 * (lane % 4) : -1;
     }
+    const auto load = [&](const auto* queries) {  // one type for all, so that no load waits
 #pragma unroll
-    for (int k = 0; k < kDim / 16; ++k)
+      for (int k = 0; k < kDim / 16; ++k)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int d = 16 * k + 8 * (i / 2) + 2 * (lane % 4);
-        q[k][i] = 0;
-        if (rows[i % 2] < 0) continue;
-        const float2 pair = a.q.get2(rows[i % 2], heads[i % 2] * kDim + d);
-        q[k][i] = pack<T>(pair.x, pair.y);
-      }
+        for (int i = 0; i < 4; ++i) {
+          float2 pair{0, 0};
+          if (from[i % 2] >= 0) pair = get2(queries + from[i % 2] + 16 * k + 8 * (i / 2));
+          q[k][i] = pack<T>(pair.x, pair.y);
+        }
+    };
+    a.q.half ? load(static_cast<const __half*>(a.q.data)) : load(static_cast<const float*>(a.q.data));
   }
 
   float out[kDim / 8][4] = {};
   float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {};  // largest: of logits times log2(e)
-  __syncthreads();
 #pragma unroll
   for (int s = 0; s < kStages - 1; ++s) {
-    if (ahead[s] < end) fetch(s);
+    if (ahead[s] < end && !is_old(ahead[s])) fetch(s);
     end_group();
   }
   const float factor = a.softcap > 0 ? kLog2E : a.scale * kLog2E;  // logits are of base 2
