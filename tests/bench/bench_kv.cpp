@@ -89,6 +89,8 @@ Admitted admit(const Shape& shape, const Policy& policy, int64_t pool_bytes, int
     seq->order = static_cast<uint64_t>(i);
     seq->tokens.assign(static_cast<size_t>(prompt), i);
     seq->num_prompt = prompt;
+    seq->sampler =
+        std::make_unique<Sampler>(seq->request->sampling, 1, std::span<const int32_t>(), 0, 0, seq->tokens);
     seq->rules.dense = policy.full_share == 1.0;
     seq->rules.faithful_tokens = policy.faithful ? prompt : 0;
     scheduler.add(std::move(seq));
@@ -119,7 +121,7 @@ Admitted admit(const Shape& shape, const Policy& policy, int64_t pool_bytes, int
 
 double mib(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
-void run(const Shape& shape, int32_t pool_sequences, int32_t length) {
+void run(const Shape& shape, double pool_sequences, int32_t length) {
   std::printf("%d layers, %d KV heads of %d, f16, pages of 16 tokens\n\n",
               shape.layers,
               shape.kv_heads,
@@ -144,7 +146,8 @@ void run(const Shape& shape, int32_t pool_sequences, int32_t length) {
     }
     std::printf("\n");
   }
-  const int64_t pool = geometry(shape, kPolicies[0]).bytes_for(length, true) * pool_sequences;
+  const auto dense_bytes = static_cast<double>(geometry(shape, kPolicies[0]).bytes_for(length, true));
+  const auto pool = static_cast<int64_t>(dense_bytes * pool_sequences);
   std::printf(
       "\nSequences of %d tokens that a pool of %.0f MiB decodes at once\n", length, mib(pool));
   std::printf(
@@ -169,5 +172,5 @@ void run(const Shape& shape, int32_t pool_sequences, int32_t length) {
 int main(int argc, char** argv) {
   headwater::Shape shape;
   if (argc > 3) shape = {std::atoi(argv[1]), std::atoi(argv[2]), std::atoi(argv[3])};
-  headwater::run(shape, argc > 4 ? std::atoi(argv[4]) : 16, argc > 5 ? std::atoi(argv[5]) : 32768);
+  headwater::run(shape, argc > 4 ? std::atof(argv[4]) : 16, argc > 5 ? std::atoi(argv[5]) : 32768);
 }

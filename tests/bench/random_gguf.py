@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Writes a GGUF file of Llama-3-8B's shape (or a smaller one) with random F16 weights: right for the
-time that loading takes, meaningless for answers. Standard library only.
+"""Writes a GGUF file of Llama-3-8B's shape (or a smaller one) with random weights: right for speed and
+for the time that loading takes, meaningless for answers. llama.cpp loads it too. Standard library only.
 
     python3 tests/bench/random_gguf.py /dev/shm/random-8b.gguf
     headwater serve --model /dev/shm/random-8b.gguf
 """
 
 import argparse
+import concurrent.futures
 import itertools
 import os
 import struct
@@ -14,11 +15,24 @@ import struct
 SHAPES = {  # layers, hidden, ffn, heads, kv heads, head size, vocabulary
     "llama3-8b": (32, 4096, 14336, 32, 8, 128, 128256),
     "smollm2-135m": (30, 576, 1536, 9, 3, 64, 49152),
+    "tiny": (4, 256, 768, 8, 4, 64, 8192),
+}
+MIXES = {  # of the matrices, of the output
+    "f16": ("F16", "F16"),
+    "q8_0": ("Q8_0", "Q8_0"),
+    "q4_k": ("Q4_K", "Q6_K"),
+}
+TYPES = {  # number, weights of a block, its bytes, where its f16 scales are
+    "F32": (0, 1, 4, ()),
+    "F16": (1, 1, 2, ()),
+    "Q8_0": (8, 32, 34, (0,)),
+    "Q4_K": (12, 256, 144, (0, 2)),
+    "Q6_K": (14, 256, 210, (208,)),
 }
 U32, F32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
-TYPE_F32, TYPE_F16 = 0, 1
 ALIGNMENT = 32
-BLOCK = 64 << 20
+PERIOD_BLOCKS = 1 << 17
+WRITERS = min(16, os.cpu_count())
 
 
 def text(value):
@@ -57,7 +71,7 @@ def metadata(shape):
     tokens, kinds, merges = vocabulary(vocab)
     numbers = {
         "block_count": layers,
-        "context_length": 8192,
+        "context_length": 131072,
         "embedding_length": hidden,
         "feed_forward_length": ffn,
         "attention.head_count": heads,
@@ -65,6 +79,7 @@ def metadata(shape):
         "attention.key_length": head_dim,
         "attention.value_length": head_dim,
         "rope.dimension_count": head_dim,
+        "vocab_size": vocab,
     }
     pairs = [pair(f"llama.{key}", U32, struct.pack("<I", value)) for key, value in numbers.items()]
     pairs += [
@@ -84,11 +99,12 @@ def metadata(shape):
     return pairs
 
 
-def tensors(shape):
+def tensors(shape, mix):
     """(name, sizes with the fastest first, type) in the order of the file."""
     layers, hidden, ffn, heads, kv_heads, head_dim, vocab = shape
+    matrices, output = MIXES[mix]
     q, kv = heads * head_dim, kv_heads * head_dim
-    yield "token_embd.weight", (hidden, vocab), TYPE_F16
+    yield "token_embd.weight", (hidden, vocab), matrices
     for i in range(layers):
         for name, sizes in (
             ("attn_q", (hidden, q)),
@@ -99,59 +115,83 @@ def tensors(shape):
             ("ffn_up", (hidden, ffn)),
             ("ffn_down", (ffn, hidden)),
         ):
-            yield f"blk.{i}.{name}.weight", sizes, TYPE_F16
+            yield f"blk.{i}.{name}.weight", sizes, matrices
         for name in ("attn_norm", "ffn_norm"):
-            yield f"blk.{i}.{name}.weight", (hidden,), TYPE_F32
-    yield "output_norm.weight", (hidden,), TYPE_F32
-    yield "output.weight", (hidden, vocab), TYPE_F16
+            yield f"blk.{i}.{name}.weight", (hidden,), "F32"
+    yield "output_norm.weight", (hidden,), "F32"
+    yield "output.weight", (hidden, vocab), output
 
 
 def num_bytes(sizes, kind):
     count = 1
     for size in sizes:
         count *= size
-    return count * (4 if kind == TYPE_F32 else 2)
+    _, elements, block_bytes, _ = TYPES[kind]
+    assert sizes[0] % elements == 0, f"{kind} has blocks of {elements}, a row {sizes[0]} weights"
+    return count // elements * block_bytes
+
+
+def read_bytes(shape, mix):
+    """Of weights that one step of decoding reads: all but the embedding, of which it takes rows."""
+    return sum(num_bytes(sizes, kind) for name, sizes, kind in tensors(shape, mix) if name != "token_embd.weight")
 
 
 def padded(size):
     return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
-def random_halves(count):
-    """F16 of either sign between 2^-6 and 2^-5."""
-    numbers = int.from_bytes(os.urandom(2 * count), "little")
-    keep = int.from_bytes(b"\xff\x83" * count, "little")
-    exponent = int.from_bytes(b"\x00\x24" * count, "little")
-    return (numbers & keep | exponent).to_bytes(2 * count, "little")
+def random_blocks(kind):
+    """Whole blocks: random bits under small scales; of F16, numbers of either sign between 2^-6 and 2^-5."""
+    _, _, block_bytes, scales = TYPES[kind]
+    if kind == "F32":
+        return struct.pack("<f", 1.0) * PERIOD_BLOCKS
+    if kind == "F16":
+        count = PERIOD_BLOCKS * 64
+        numbers = int.from_bytes(os.urandom(2 * count), "little")
+        keep = int.from_bytes(b"\xff\x83" * count, "little")
+        exponent = int.from_bytes(b"\x00\x24" * count, "little")
+        return (numbers & keep | exponent).to_bytes(2 * count, "little")
+    blocks = bytearray(os.urandom(PERIOD_BLOCKS * block_bytes))
+    for at in scales:  # 2^-11
+        blocks[at::block_bytes] = b"\x00" * PERIOD_BLOCKS
+        blocks[at + 1 :: block_bytes] = b"\x10" * PERIOD_BLOCKS
+    return bytes(blocks)
 
 
-def write(path, shape):
-    pairs, listed = metadata(shape), list(tensors(shape))
+def write(path, shape, mix):
+    pairs, listed = metadata(shape), list(tensors(shape, mix))
     header = struct.pack("<4sIQQ", b"GGUF", 3, len(listed), len(pairs)) + b"".join(pairs)
-    offset = 0
+    offsets, end = [], 0
     for name, sizes, kind in listed:
         dims = struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes)
-        header += text(name) + dims + struct.pack("<IQ", kind, offset)
-        offset += padded(num_bytes(sizes, kind))
-    halves = memoryview(random_halves(BLOCK // 2))
-    ones = struct.pack("<f", 1.0)
-    with open(path, "wb", buffering=0) as file:
-        file.write(header.ljust(padded(len(header)), b"\0"))
-        for _, sizes, kind in listed:
-            size = num_bytes(sizes, kind)
-            if kind == TYPE_F32:
-                file.write((ones * (size // 4)).ljust(padded(size), b"\0"))
-                continue
-            for at in range(0, padded(size), BLOCK):
-                file.write(halves[: min(BLOCK, padded(size) - at)])
+        header += text(name) + dims + struct.pack("<IQ", TYPES[kind][0], end)
+        offsets.append(end)
+        end += padded(num_bytes(sizes, kind))
+    start = padded(len(header))
+    periods = {kind: memoryview(random_blocks(kind)) for kind in {kind for _, _, kind in listed}}
+    with open(path, "wb", buffering=0) as file, concurrent.futures.ThreadPoolExecutor(WRITERS) as pool:
+        file.write(header)
+        file.truncate(start + end)
+
+        def fill(tensor, offset):
+            _, sizes, kind = tensor
+            period, size = periods[kind], num_bytes(sizes, kind)
+            for at in range(0, size, len(period)):
+                part, to = period[: size - at], start + offset + at
+                while part:
+                    done = os.pwrite(file.fileno(), part, to)
+                    part, to = part[done:], to + done
+
+        list(pool.map(fill, listed, offsets))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("path")
     parser.add_argument("--shape", choices=SHAPES, default="llama3-8b")
+    parser.add_argument("--weights", choices=MIXES, default="f16", help="q4_k has a Q6_K output")
     args = parser.parse_args()
-    write(args.path, SHAPES[args.shape])
+    write(args.path, SHAPES[args.shape], args.weights)
     print(f"{args.path}: {os.path.getsize(args.path) / 1e9:.2f} GB")
 
 
