@@ -32,11 +32,11 @@ import random_gguf  # noqa: E402
 
 
 def head_table(shape, full_share, seed):
-    layers, _, _, _, kv_heads, head_dim, _ = shape
+    layers, kv_heads = shape.layers, shape.kv_heads
     num_full = -int(-full_share * layers * kv_heads // 1)
     full = set(random.Random(seed).sample(range(layers * kv_heads), num_full))
     rows = [["full" if i * kv_heads + h in full else "compressed" for h in range(kv_heads)] for i in range(layers)]
-    model = {"num_layers": layers, "num_kv_heads": kv_heads, "head_dim": head_dim}
+    model = {"num_layers": layers, "num_kv_heads": kv_heads, "head_dim": shape.head_dim}
     return num_full, {"format": "headwater.head_table/1", "method": "razor", "model": model, "heads": rows}
 
 
@@ -204,13 +204,13 @@ def main():
             path = pathlib.Path(folder) / "heads.json"
             path.write_text(json.dumps(table))
             flags += ["--head-table", path, "--prefill-mode", args.prefill_mode]
-            print(f"{args.attention}, {num_full} of {shape[0] * shape[4]} KV heads keep everything, {args.prefill_mode} prefill; "
+            print(f"{args.attention}, {num_full} of {shape.layers * shape.kv_heads} KV heads keep everything, {args.prefill_mode} prefill; "
                   f"{args.requests} requests of {args.prompt} + {args.output} tokens at once", flush=True)
         begin = time.perf_counter()
         with headwater.Server(pathlib.Path(folder) / "log", *flags, *args.options, model=args.model) as server:
             print(f"server ready after {time.perf_counter() - begin:.1f} s", file=sys.stderr, flush=True)
             rng = random.Random(args.seed)
-            ids = range(512, shape[6])  # below are bytes and control tokens
+            ids = range(512, shape.vocab)  # below are bytes and control tokens
             clients = [Client(server.port, rng.choices(ids, k=args.prompt), args.output) for _ in range(args.requests)]
             used = time.process_time()
             samples, wall = watch(server, clients, args)

@@ -7,15 +7,17 @@ for the time that loading takes, meaningless for answers. llama.cpp loads it too
 """
 
 import argparse
+import collections
 import concurrent.futures
 import itertools
 import os
 import struct
 
-SHAPES = {  # layers, hidden, ffn, heads, kv heads, head size, vocabulary
-    "llama3-8b": (32, 4096, 14336, 32, 8, 128, 128256),
-    "smollm2-135m": (30, 576, 1536, 9, 3, 64, 49152),
-    "tiny": (4, 256, 768, 8, 4, 64, 8192),
+Shape = collections.namedtuple("Shape", "layers hidden ffn heads kv_heads head_dim vocab tied")
+SHAPES = {
+    "llama3-8b": Shape(32, 4096, 14336, 32, 8, 128, 128256, False),
+    "smollm2-135m": Shape(30, 576, 1536, 9, 3, 64, 49152, True),
+    "tiny": Shape(4, 256, 768, 8, 4, 64, 8192, False),
 }
 MIXES = {  # of the matrices, of the output
     "f16": ("F16", "F16"),
@@ -67,18 +69,18 @@ def vocabulary(size):
 
 
 def metadata(shape):
-    layers, hidden, ffn, heads, kv_heads, head_dim, vocab = shape
+    vocab = shape.vocab
     tokens, kinds, merges = vocabulary(vocab)
     numbers = {
-        "block_count": layers,
+        "block_count": shape.layers,
         "context_length": 131072,
-        "embedding_length": hidden,
-        "feed_forward_length": ffn,
-        "attention.head_count": heads,
-        "attention.head_count_kv": kv_heads,
-        "attention.key_length": head_dim,
-        "attention.value_length": head_dim,
-        "rope.dimension_count": head_dim,
+        "embedding_length": shape.hidden,
+        "feed_forward_length": shape.ffn,
+        "attention.head_count": shape.heads,
+        "attention.head_count_kv": shape.kv_heads,
+        "attention.key_length": shape.head_dim,
+        "attention.value_length": shape.head_dim,
+        "rope.dimension_count": shape.head_dim,
         "vocab_size": vocab,
     }
     pairs = [pair(f"llama.{key}", U32, struct.pack("<I", value)) for key, value in numbers.items()]
@@ -101,7 +103,7 @@ def metadata(shape):
 
 def tensors(shape, mix):
     """(name, sizes with the fastest first, type) in the order of the file."""
-    layers, hidden, ffn, heads, kv_heads, head_dim, vocab = shape
+    layers, hidden, ffn, heads, kv_heads, head_dim, vocab, tied = shape
     matrices, output = MIXES[mix]
     q, kv = heads * head_dim, kv_heads * head_dim
     yield "token_embd.weight", (hidden, vocab), matrices
@@ -119,7 +121,8 @@ def tensors(shape, mix):
         for name in ("attn_norm", "ffn_norm"):
             yield f"blk.{i}.{name}.weight", (hidden,), "F32"
     yield "output_norm.weight", (hidden,), "F32"
-    yield "output.weight", (hidden, vocab), output
+    if not tied:
+        yield "output.weight", (hidden, vocab), output
 
 
 def num_bytes(sizes, kind):
@@ -132,8 +135,9 @@ def num_bytes(sizes, kind):
 
 
 def read_bytes(shape, mix):
-    """Of weights that one step of decoding reads: all but the embedding, of which it takes rows."""
-    return sum(num_bytes(sizes, kind) for name, sizes, kind in tensors(shape, mix) if name != "token_embd.weight")
+    """Of weights that one step of decoding reads: all but the embedding, unless it is the output too."""
+    read = (num_bytes(sizes, kind) for name, sizes, kind in tensors(shape, mix) if shape.tied or name != "token_embd.weight")
+    return sum(read)
 
 
 def padded(size):
