@@ -1,4 +1,5 @@
 // CpuOps: the product on a machine without a GPU. fp32 activations; weights as stored.
+#include <iterator>
 #include <string>
 
 #include "kernels/attention/attention_cpu.h"
@@ -117,7 +118,10 @@ class CpuOps final : public Ops {
                   int64_t page_bytes,
                   std::span<const PageId> from,
                   std::span<const PageId> to) override {
-    copy_pages_host(arena, page_bytes, from, to);
+    pool_.parallel_for(std::ssize(from), [&](int64_t i, int) {
+      const auto at = static_cast<size_t>(i);
+      copy_pages_host(arena, page_bytes, from.subspan(at, 1), to.subspan(at, 1));
+    });
   }
 
   void synchronize() override {}

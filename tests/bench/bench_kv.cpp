@@ -89,8 +89,8 @@ Admitted admit(const Shape& shape, const Policy& policy, int64_t pool_bytes, int
     seq->order = static_cast<uint64_t>(i);
     seq->tokens.assign(static_cast<size_t>(prompt), i);
     seq->num_prompt = prompt;
-    seq->sampler =
-        std::make_unique<Sampler>(seq->request->sampling, 1, std::span<const int32_t>(), 0, 0, seq->tokens);
+    seq->sampler = std::make_unique<Sampler>(
+        seq->request->sampling, 1, std::span<const int32_t>(), 0, 0, seq->tokens);
     seq->rules.dense = policy.full_share == 1.0;
     seq->rules.faithful_tokens = policy.faithful ? prompt : 0;
     scheduler.add(std::move(seq));
@@ -146,7 +146,8 @@ void run(const Shape& shape, double pool_sequences, int32_t length) {
     }
     std::printf("\n");
   }
-  const auto dense_bytes = static_cast<double>(geometry(shape, kPolicies[0]).bytes_for(length, true));
+  const auto dense_bytes =
+      static_cast<double>(geometry(shape, kPolicies[0]).bytes_for(length, true));
   const auto pool = static_cast<int64_t>(dense_bytes * pool_sequences);
   std::printf(
       "\nSequences of %d tokens that a pool of %.0f MiB decodes at once\n", length, mib(pool));

@@ -583,24 +583,27 @@ TEST_CASE("split over blocks of the GPU or not, the bits are the same", "[cuda]"
 TEST_CASE("pages move and tables change as on the host", "[cuda]") {
   const auto ops = testing::cuda_or_skip();
   if (!ops) return;
-  constexpr int64_t kPageBytes = 3 * kPageGranuleBytes;
-  constexpr int32_t kPages = 200;
-  const std::vector<float> values =
-      Random(1).values(kPages * kPageBytes / int64_t{sizeof(float)}, 1.0f);
-  testing::DeviceMemory memory(*ops);
-  const Matrix arena = memory.rows(values, kPages);
-  std::vector<PageId> from, to;
-  for (int32_t i = 0; i < kPages / 2; ++i) {
-    from.push_back(3 * (2 * i));
-    to.push_back(3 * (2 * ((i + 7) % (kPages / 2)) + 1));
+  for (const int32_t granules : {3, 133}) {  // less than a block of threads copies, and more
+    const int64_t page_bytes = granules * kPageGranuleBytes;
+    constexpr int32_t kPages = 200;
+    const std::vector<float> values =
+        Random(1).values(kPages * page_bytes / int64_t{sizeof(float)}, 1.0f);
+    testing::DeviceMemory memory(*ops);
+    const Matrix arena = memory.rows(values, kPages);
+    std::vector<PageId> from, to;
+    for (int32_t i = 0; i < kPages / 2; ++i) {
+      from.push_back(granules * (2 * i));
+      to.push_back(granules * (2 * ((i + 7) % (kPages / 2)) + 1));
+    }
+    std::vector<float> expected = values;
+    ThreadPool pool(1);
+    make_ref_ops(pool)->copy_pages(
+        reinterpret_cast<std::byte*>(expected.data()), page_bytes, from, to);
+    ops->copy_pages(static_cast<std::byte*>(arena.data), page_bytes, from, to);
+    CHECK((memory.get(arena) == expected));
   }
-  std::vector<float> expected = values;
-  ThreadPool pool(1);
-  make_ref_ops(pool)->copy_pages(
-      reinterpret_cast<std::byte*>(expected.data()), kPageBytes, from, to);
-  ops->copy_pages(static_cast<std::byte*>(arena.data), kPageBytes, from, to);
-  CHECK((memory.get(arena) == expected));
 
+  testing::DeviceMemory memory(*ops);
   std::vector<int32_t> table(150'000, 0);
   std::vector<TableEntry> entries;
   for (int32_t i = 0; i < 150'000; i += 2) entries.push_back({i, 3 * i + 1});
