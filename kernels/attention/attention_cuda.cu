@@ -16,8 +16,8 @@ namespace {
 constexpr int32_t kSegmentTokens = 256;
 constexpr int32_t kTileTokens = 32;  // of keys: one per lane
 constexpr int32_t kPad = 4;          // floats behind a key row in shared memory: no bank conflicts
-constexpr int64_t kScratchBytes = int64_t{128} << 20;
-constexpr int32_t kBlocksPerProcessor = 4;  // wanted when keys are split over blocks
+constexpr int64_t kScratchBytes = int64_t{160} << 20;  // 8,192 rows of 32 heads of 128 fit
+constexpr int32_t kBlocksPerProcessor = 4;             // wanted when keys are split over blocks
 constexpr int32_t kMergeWarps = 4;
 
 // The first position from p on that a row whose window starts at `start` may see.
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(32 * kWarps) attention_kernel(Attention a) {
   }
 }
 
-// Warp (row, head): the partial results of its segments, in order, or of its splits.
+// Warp (row, head): the partial results of its segments, in order.
 template <int kChunks>
 __global__ void __launch_bounds__(32 * kMergeWarps) merge_kernel(Attention a) {
   start_next();
@@ -226,10 +226,6 @@ __global__ void __launch_bounds__(32 * kMergeWarps) merge_kernel(Attention a) {
   if (query >= int64_t{a.num_rows} * a.num_heads) return;
   const auto row = static_cast<int32_t>(query / a.num_heads);
   const auto head = static_cast<int32_t>(query % a.num_heads);
-  if (a.splits > 0) {
-    State<kChunks> merged = merge_splits<kChunks>(a, row, head, a.splits);
-    return finish(a, row, head, merged);
-  }
   const int32_t num_segments = a.positions[row] / kSegmentTokens + 1;
   State<kChunks> total;
   total.clear();
@@ -298,12 +294,12 @@ void run(Attention a, const AttentionScratch& scratch, const Stream& stream) {
 // 16 queries a block, or 64 where sequences bring many rows; with large heads their sums would not
 // fit the registers.
 template <int kChunks>
-void run_chunks(Attention& a, DType format, const AttentionScratch& scratch, const Stream& stream) {
+void run_chunks(const Attention& a,
+                DType format,
+                const AttentionScratch& scratch,
+                const Stream& stream) {
   if (!scratch.deterministic) {
-    if (attention_wgmma(a, format, scratch, stream)) {
-      if (a.partials != nullptr) merge<kChunks>(a, stream);
-      return;
-    }
+    if (attention_wgmma(a, format, scratch.num_processors, stream)) return;
     if (attention_mma(a, format, scratch, stream)) return;
   }
   if constexpr (kChunks <= 4)

@@ -27,7 +27,6 @@ struct Attention {
   bool merges;      // something stands for tokens outside the pages
   float* partials;  // [row, head, segment][largest, sum, values[head_dim]]; null: nothing is split
   int32_t max_segments;
-  int32_t splits;    // > 0: so many partial results of every query; 0: one a segment of its keys
   int32_t* arrived;  // zeros, one for the blocks that split a list of keys: the last merges
 
   __device__ float logit(float product) const {

@@ -296,6 +296,33 @@ __global__ void __launch_bounds__(kThreads, 1)
   wait_wgmma<0>(out);
   if (warpgroup == 0) await_turn();  // the turn that nobody took
 
+  // A key of full weight that is in no page, seen by query r. Its four lanes hold the columns
+  // 8 * d + 2 * (lane % 4) and the ones behind them, here as in `out`.
+  const auto join = [&](int r, const float* k, const float* v, float divisor, float bias) {
+    const uint32_t quad = 0xFu << (lane & ~3);
+    const int32_t row = row_of(own_query + 8 * r), head = head_of(own_query + 8 * r);
+    float product = 0;
+#pragma unroll
+    for (int d = 0; d < kDim / 8; ++d) {
+      const int column = 8 * d + 2 * (lane % 4);
+      const float2 q = a.q.get2(row, head * kDim + column);
+      const float2 key = get2(k + column);
+      product = fmaf(q.x, key.x, fmaf(q.y, key.y, product));
+    }
+    product += __shfl_xor_sync(quad, product, 1);
+    product += __shfl_xor_sync(quad, product, 2);
+    const float logit = fmaf(product / divisor, factor, bias * kLog2E);
+    const float top = fmaxf(largest[r], logit);
+    const float mine = exp2_fast(largest[r] - top), weight = exp2_fast(logit - top);
+    largest[r] = top;
+    sum[r] = fmaf(sum[r], mine, weight);
+#pragma unroll
+    for (int d = 0; d < kDim / 8; ++d) {
+      const float2 value = get2(v + 8 * d + 2 * (lane % 4));
+      out[4 * d + 2 * r] = fmaf(out[4 * d + 2 * r], mine, weight * (value.x / divisor));
+      out[4 * d + 2 * r + 1] = fmaf(out[4 * d + 2 * r + 1], mine, weight * (value.y / divisor));
+    }
+  };
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
@@ -303,25 +330,29 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int32_t query = own_query + 8 * r;
     if (query >= tile.count) continue;
     const int32_t row = row_of(query), head = head_of(query);
-    const bool partial = a.partials != nullptr;
-    const float divisor = partial ? 1.0f : sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
-    const auto store = [&](auto* to) {
+    if (a.pages.compensates && group.record_begin >= 0 && start[r] > group.sink_tokens) {
+      const float* record = pages.record_at(start[r] / group.block_tokens);
+      const auto count = static_cast<float>(start[r] - group.sink_tokens);
+      join(r, record, record + kDim, count, logf(count));
+    }
+    if (a.virtuals.begin != nullptr) {
+      const int64_t list = int64_t{tile.seq} * a.num_kv_heads + kv_head;
+      for (int32_t i = a.virtuals.begin[list]; i < a.virtuals.begin[list + 1]; ++i)
+        join(r,
+             a.virtuals.k + int64_t{i} * kDim,
+             a.virtuals.v + int64_t{i} * kDim,
+             1.0f,
+             a.virtuals.bias[i]);
+    }
+    const float divisor = sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
+    a.out.at(row, head * kDim, [&](auto* to) {
 #pragma unroll
       for (int d = 0; d < kDim / 8; ++d)
         put2(to + 8 * d + 2 * (lane % 4),
              {out[4 * d + 2 * r] * divisor, out[4 * d + 2 * r + 1] * divisor});
-    };
-    if (partial) {
-      float* to = a.partial(row, head, 0);
-      store(to + 2);
-      if (lane % 4 != 0) continue;
-      to[0] = largest[r] * kLn2;
-      to[1] = sum[r];
-    } else {
-      a.out.at(row, head * kDim, store);
-      if (lane % 4 == 0 && a.lse != nullptr)
-        a.lse[row * a.lse_stride + head] = largest[r] * kLn2 + logf(sum[r]);
-    }
+    });
+    if (lane % 4 == 0 && a.lse != nullptr)
+      a.lse[row * a.lse_stride + head] = largest[r] * kLn2 + logf(sum[r]);
   }
 #endif
 }
@@ -381,9 +412,9 @@ bool is_compiled() {
 
 }  // namespace
 
-bool attention_wgmma(Attention& a,
+bool attention_wgmma(const Attention& a,
                      DType format,
-                     const AttentionScratch& scratch,
+                     int32_t num_processors,
                      const Stream& stream) {
   static const bool compiled = is_compiled();
   if (!compiled || a.selects || a.single_rows || a.softcap > 0 || format == DType::kF32)
@@ -391,14 +422,7 @@ bool attention_wgmma(Attention& a,
   if (a.head_dim != 64 && a.head_dim != 128) return false;
   const int64_t tiles = int64_t{a.num_rows} * a.group / kTileQueries + a.num_seqs;
   const int64_t blocks = tiles * a.num_kv_heads;
-  if (2 * blocks < scratch.num_processors) return false;
-  if (a.merges) {
-    if (scratch.partials.bytes() <
-        int64_t{a.num_rows} * a.num_heads * (a.head_dim + 2) * int64_t{sizeof(float)})
-      return false;
-    a.partials = scratch.partials.as<float>();
-    a.max_segments = a.splits = 1;
-  }
+  if (2 * blocks < num_processors) return false;
   if (format == DType::kF16)
     a.head_dim == 64 ? run<__half, 64>(a, blocks, stream) : run<__half, 128>(a, blocks, stream);
   else

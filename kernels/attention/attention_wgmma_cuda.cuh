@@ -8,10 +8,10 @@ namespace headwater::cuda {
 
 // Where sm_90a's code runs and sequences bring several rows and fill half of the device: pages
 // of `format`, head sizes 64 and 128, no selection, no softcap; otherwise false, and nothing was
-// launched. Where it leaves partial results, a.partials and a.splits say so.
-bool attention_wgmma(Attention& a,
+// launched.
+bool attention_wgmma(const Attention& a,
                      DType format,
-                     const AttentionScratch& scratch,
+                     int32_t num_processors,
                      const Stream& stream);
 
 }  // namespace headwater::cuda

@@ -4,7 +4,7 @@ namespace headwater::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kInFlight = 4;  // loads of a thread before its first store
+constexpr int kInFlight = 2;  // loads of a thread before its first store
 
 // Block: kThreads * kInFlight words of one page, which has `blocks` of them.
 __global__ void copy_kernel(

@@ -525,6 +525,7 @@ TEST_CASE("prefill that fills half of the GPU agrees with RefOps", "[cuda]") {
                         Case{{32, 16, 128}, DType::kBF16, 48, 0, 0, 0, false, true},
                         Case{{48, 16, 64}, DType::kF16, 32, 20, 130},
                         Case{{48, 16, 64}, DType::kBF16, 16, 16, 100, 0, false, false, 64, 0, true},
+                        Case{{32, 8, 128}, DType::kF16, 16, 16, 60, 0, false, true, 48, 0, true},
                         Case{{32, 16, 128}, DType::kF16, 16, 0, 33, 0, false, false, 32, 5}}) {
     INFO(describe(c));
     const std::vector<int32_t> lengths = {1, 300, 17, 130}, chunks = {1, 170, 17, 130};
