@@ -15,4 +15,8 @@ std::unique_ptr<Ops> make_ops(const std::string& device,
   return cuda_obstacle().empty() ? make_cuda_ops(cuda) : make_cpu_ops(pool);
 }
 
+std::unique_ptr<GradientOps> make_gradient_ops(std::string_view device, ThreadPool& pool) {
+  return device == "cuda" ? make_cuda_gradient_ops() : make_cpu_gradient_ops(pool);
+}
+
 }  // namespace headwater

@@ -1,9 +1,11 @@
-// From a name to an Ops: the one place where devices are chosen.
+// From a name to an Ops or GradientOps: the one place where devices are chosen.
 #pragma once
 
 #include <memory>
 #include <string>
+#include <string_view>
 
+#include "kernels/gradient/gradient_ops.h"
 #include "kernels/ops.h"
 
 namespace headwater {
@@ -13,5 +15,7 @@ namespace headwater {
 std::unique_ptr<Ops> make_ops(const std::string& device,
                               ThreadPool& pool,
                               const CudaOptions& cuda = {});
+// For the device of an Ops, by its name: ref and cpu are the CPU.
+std::unique_ptr<GradientOps> make_gradient_ops(std::string_view device, ThreadPool& pool);
 
 }  // namespace headwater

@@ -7,6 +7,7 @@
 #include "engine/calibrate/moa.h"
 #include "engine/calibrate/probe.h"
 #include "kernels/base/status.h"
+#include "kernels/make_ops.h"
 
 namespace headwater {
 namespace {
@@ -139,7 +140,8 @@ HeadTable calibrate_duo(Calibration& c) {
   gates.mean = c.checkpoint.get("mean");
   gates.square = c.checkpoint.get("square");
   gates.distortion = c.checkpoint.get("distortion");
-  GradientModel model(c.files, c.pool);
+  const auto ops = make_gradient_ops(c.ops.name(), c.pool);
+  GradientModel model(c.files, *ops);
   optimize_gates(model, samples, duo, gates, [&](const DuoGates& now) {
     c.checkpoint.set("alpha", {now.alpha.begin(), now.alpha.end()});
     c.checkpoint.set("pull", now.pull);
@@ -181,10 +183,12 @@ HeadTable calibrate_moa(Calibration& c) {
     throw ConfigError("moa-rules must be 0 (any), 1 or 2, got " +
                       std::to_string(options.moa_rules));
   if (options.alpha_step < 64) throw ConfigError("alpha-step must be at least 64");
-  GradientModel model(c.files, c.pool);
+  const auto groups = by_length(answered(c));  // whose model has left the device again
+  const auto ops = make_gradient_ops(c.ops.name(), c.pool);
+  GradientModel model(c.files, *ops);
   std::vector<EffectProfile> profiles;
   std::vector<int32_t> lengths;
-  for (const auto& group : by_length(answered(c))) {
+  for (const auto& group : groups) {
     profiles.push_back(profile(c, model, group));
     lengths.push_back(profiles.back().length);
   }

@@ -1,25 +1,25 @@
 // GradientModel: a model's exact fp32 forward pass and the reverse pass through its activations,
 // for calibrations that differentiate: DuoAttention's gates and MoA's masking effects. Weights are
-// frozen and read from the files, decoded block by block each time they are used.
+// frozen, stay in their formats and are decoded each time they are used.
 //
 // One sequence at a time, every position at once. What the reverse pass needs is kept per layer,
-// about 4 * (2 * hidden + qkv + 2 * ffn) bytes per token; attention weights are computed again in
-// strips of kBlockTokens rows, never kept. One thread calls; the pool works.
+// about 4 * (2 * hidden + qkv + 2 * ffn) bytes per token; where the device has no room for that,
+// the last term is computed again. Attention weights always are. One thread calls.
 #pragma once
 
 #include <cstdint>
-#include <functional>
+#include <limits>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "engine/model/loaded_model.h"
-#include "kernels/base/thread_pool.h"
-#include "kernels/gradient/gemm.h"
+#include "kernels/gradient/gradient_ops.h"
 
 namespace headwater {
 
-// A mix per KV head: y = alpha * y_full + (1 - alpha) * y_stream, where y_stream sees the first
-// `sinks` positions and the latest `recent`. alpha = 1 is the model itself, bit for bit.
+// A mix per KV head of everything and a window (GradientAttention). alpha = 1 is the model itself,
+// bit for bit.
 // Source: DuoAttention (arXiv 2410.10819), section 2.2.
 struct HeadGates {
   std::vector<float> alpha;  // [num_layers, num_kv_heads]
@@ -30,7 +30,7 @@ struct HeadGates {
 // Sums of |effect on the loss| of masking single attention entries, by blocks of tokens.
 // Source: MoA (arXiv 2406.14909), section 4.1.
 struct MaskingEffects {
-  static constexpr int32_t kBlockTokens = 64;
+  static constexpr int32_t kBlockTokens = kEffectBlockTokens;
   int32_t num_blocks = 0;
   int32_t first_row = 0;     // entries of earlier rows are left out
   std::vector<double> sums;  // [num_layers, num_heads, num_blocks (row), num_blocks (column)]
@@ -42,8 +42,9 @@ struct MaskingEffects {
 
 class GradientModel {
  public:
-  // files and pool are not owned. All layers must have the same heads.
-  GradientModel(const LoadedModel& files, ThreadPool& pool);
+  // files and ops are not owned. All layers must have the same heads. Throws ConfigError where the
+  // dataflow has no reverse pass, LoadError or CudaError where the weights do not fit the device.
+  GradientModel(const LoadedModel& files, GradientOps& ops);
 
   const ModelSpec& spec() const { return spec_; }
 
@@ -65,61 +66,48 @@ class GradientModel {
   // From the gradient by hidden(), through the layers of the latest forward().
   void backward(const std::vector<float>& d_hidden, const Outputs& outputs);
 
- private:
-  struct Kept {                        // of one layer
-    std::vector<float> input, middle;  // [rows, hidden] before attention, before the FFN
-    std::vector<float> qkv;            // [rows, q + k + v columns], after RoPE
-    std::vector<float> gate_up;        // [rows, 2 * ffn]
-  };
-  struct Strip {  // of one thread
-    std::vector<float> scores, d_scores, window, d_window;
-    gradient::GemmScratch gemm;
-  };
-  struct HeadGradients;
+  // For tests: what the gates' inputs may take of memory; more is computed again.
+  void set_gate_bytes(int64_t most) { most_gate_bytes_ = most; }
 
-  void for_rows(int64_t begin, int64_t end, const std::function<void(int64_t row)>& body) const;
-  const float* decode(const WeightView& weight, int64_t first, int64_t count) const;
-  void linear(std::span<const WeightView* const> parts,
-              const float* x,
-              int64_t begin,
-              float* y,
-              bool add) const;
-  void linear_backward(std::span<const WeightView* const> parts,
-                       const float* dy,
-                       int64_t begin,
-                       float* dx) const;
-  void add_bias(std::span<const WeightView* const> parts, int64_t begin, float* y) const;
-  void norm(const WeightView& weight, const float* x, int64_t begin, float* y) const;
-  // dx += the gradient through the norm
-  void norm_backward(
-      const WeightView& weight, const float* x, const float* dy, int64_t begin, float* dx) const;
-  void rotate(const LayerSpec& layer, bool back, float* qkv) const;
-  void attend(size_t layer, int64_t begin, float* out);
-  void attend_backward(
-      size_t layer, int64_t begin, const float* d_out, float* d_qkv, const Outputs& outputs);
-  void attend_backward_head(size_t layer,
-                            int32_t head,
-                            int64_t begin,
-                            const float* d_out,
-                            HeadGradients& gradients,
-                            Strip& strip,
-                            const Outputs& outputs);
-  void reserve(Strip& strip) const;
+ private:
+  struct Layer {
+    std::unique_ptr<Weight> qkv, o, gate_up, down;
+    Buffer attn_norm, ffn_norm;  // [hidden]
+    Buffer qkv_bias, o_bias;     // empty: none
+    // Kept for the reverse pass
+    Buffer input, middle;  // [rows, hidden] before attention, before the FFN
+    Buffer kept_qkv;       // [rows, q | k | v columns], after RoPE
+    Buffer kept_gate_up;   // [rows, 2 * ffn], or empty
+  };
+
+  void reserve();
+  Matrix matrix(Buffer& buffer, int64_t cols) const;  // [rows, cols], grown if need be
+  Matrix from(Matrix rows, int64_t begin) const { return rows.row_range(begin, rows_ - begin); }
+  int64_t first_row_of(size_t layer) const { return layer + 1 == layers_.size() ? first_row_ : 0; }
+  void embed(std::span<const int32_t> tokens, Matrix x) const;
+  void rotate(const LayerSpec& layer, GradientOps::Turn turn, Matrix qkv) const;
+  GradientAttention attention_of(size_t layer);
+  Matrix gate_up_of(size_t layer);
 
   const ModelSpec& spec_;
   const ModelWeights& weights_;
-  ThreadPool& pool_;
+  GradientOps& ops_;  // not owned
   const HeadShape heads_;
-  const int64_t q_cols_, kv_cols_;
+  const int64_t q_cols_, qkv_cols_;
+  std::vector<Layer> layers_;
+  std::unique_ptr<Weight> output_weight_;
+  Buffer output_norm_;
 
   int64_t rows_ = 0;
   int64_t first_row_ = 0;
-  const HeadGates* gates_ = nullptr;
-  std::vector<Kept> layers_;
-  std::vector<float> output_;  // [rows, hidden] of the last layer
-  std::vector<Strip> strips_;  // one per thread
-  mutable std::vector<float> decoded_;
-  mutable std::vector<gradient::GemmScratch> scratch_;  // one per thread
+  bool gated_ = false;
+  int32_t sinks_ = 0, recent_ = 0;
+  Buffer alpha_;                 // [num_layers, num_kv_heads]
+  Buffer x_;                     // [rows, hidden] the residual; after forward(): of the last layer
+  Buffer normed_, attended_;     // [rows, hidden], [rows, q columns]: values or their gradients
+  Buffer gated_rows_, gate_up_;  // [rows, ffn], likewise; [rows, 2 * ffn]
+  Buffer d_x_, d_qkv_, d_gate_up_;
+  int64_t most_gate_bytes_ = std::numeric_limits<int64_t>::max();
 };
 
 }  // namespace headwater

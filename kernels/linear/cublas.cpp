@@ -50,6 +50,31 @@ using Gemm = cublasStatus_t(cublasHandle_t,
                             cublasComputeType_t,
                             cublasGemmAlgo_t);
 
+// cublasGemmStridedBatchedEx, likewise.
+using GemmBatch = cublasStatus_t(cublasHandle_t,
+                                 cublasOperation_t,
+                                 cublasOperation_t,
+                                 int,
+                                 int,
+                                 int,
+                                 const void*,
+                                 const void*,
+                                 cudaDataType,
+                                 int,
+                                 long long int,
+                                 const void*,
+                                 cudaDataType,
+                                 int,
+                                 long long int,
+                                 const void*,
+                                 void*,
+                                 cudaDataType,
+                                 int,
+                                 long long int,
+                                 int,
+                                 cublasComputeType_t,
+                                 cublasGemmAlgo_t);
+
 struct Cublas::Api {
   void* library = open_library();  // stays open
   template <typename Function>
@@ -66,6 +91,7 @@ struct Cublas::Api {
   HW_BLAS(sgemm, cublasSgemm_v2);
 #undef HW_BLAS
   Gemm* gemm = find<Gemm>("cublasGemmEx");
+  GemmBatch* gemm_batch = find<GemmBatch>("cublasGemmStridedBatchedEx");
   cublasHandle_t handle = nullptr;
 };
 
@@ -126,6 +152,46 @@ void Cublas::multiply_half(Matrix x, const void* w, int64_t w_stride, Matrix out
                         CUBLAS_COMPUTE_32F,
                         CUBLAS_GEMM_DEFAULT),
              "cublasGemmEx");
+}
+
+void Cublas::multiply_batch(const Factor& a,
+                            const Factor& b,
+                            int64_t depth,
+                            Matrix out,
+                            int64_t out_batch_stride,
+                            int64_t num_products,
+                            bool add,
+                            Arithmetic arithmetic) const {
+  const float one = 1.0f;
+  const float keep = add ? 1.0f : 0.0f;
+  const auto operation = [](const Factor& factor) {
+    return factor.layout == Factor::Layout::kTransposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+  };
+  check_blas(api_->gemm_batch(api_->handle,
+                              operation(b),
+                              operation(a),
+                              static_cast<int>(out.cols),
+                              static_cast<int>(out.rows),
+                              static_cast<int>(depth),
+                              &one,
+                              b.data,
+                              CUDA_R_32F,
+                              static_cast<int>(b.stride),
+                              b.batch_stride,
+                              a.data,
+                              CUDA_R_32F,
+                              static_cast<int>(a.stride),
+                              a.batch_stride,
+                              &keep,
+                              out.data,
+                              CUDA_R_32F,
+                              static_cast<int>(out.stride),
+                              out_batch_stride,
+                              static_cast<int>(num_products),
+                              arithmetic == Arithmetic::kTf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                              : CUBLAS_COMPUTE_32F_PEDANTIC,
+                              CUBLAS_GEMM_DEFAULT),
+             "cublasGemmStridedBatchedEx");
 }
 
 }  // namespace headwater::cuda

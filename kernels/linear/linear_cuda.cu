@@ -185,11 +185,9 @@ void many_rows(const CudaWeight::Part& part,
 
 }  // namespace
 
-std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
-                                        LinearScratch& scratch,
-                                        int64_t device_bytes,
-                                        WeightUpload& upload,
-                                        const Stream& stream) {
+std::unique_ptr<CudaWeight> place_weight(std::span<const WeightView> views,
+                                         WeightUpload& upload,
+                                         const Stream& stream) {
   auto weight = std::make_unique<CudaWeight>();
   weight->cols = views[0].cols;
   for (size_t i = 0; i < views.size();) {
@@ -212,14 +210,22 @@ std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
       to += views[i].rows * part.row_bytes;
     }
     weight->rows += part.rows;
-    const int64_t limit = scratch_limit(device_bytes);
-    if (format != QuantFormat::kF32 && format != QuantFormat::kF16)
-      grow(scratch.decoded, std::min(limit, part.rows * part.cols * 2) / 16 * 16, stream);
     weight->parts.push_back(std::move(part));
   }
-  grow(scratch.x,
-       std::max(scratch_limit(device_bytes), few_rows_scratch_bytes(weight->cols)),
-       stream);
+  return weight;
+}
+
+std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
+                                        LinearScratch& scratch,
+                                        int64_t device_bytes,
+                                        WeightUpload& upload,
+                                        const Stream& stream) {
+  auto weight = place_weight(views, upload, stream);
+  const int64_t limit = scratch_limit(device_bytes);
+  for (const CudaWeight::Part& part : weight->parts)
+    if (part.format != QuantFormat::kF32 && part.format != QuantFormat::kF16)
+      grow(scratch.decoded, std::min(limit, part.rows * part.cols * 2) / 16 * 16, stream);
+  grow(scratch.x, std::max(limit, few_rows_scratch_bytes(weight->cols)), stream);
   return weight;
 }
 
@@ -269,6 +275,14 @@ void linear(const CudaWeight& weight,
       quantised = false;
     }
   }
+}
+
+void decode(const CudaWeight::Part& part,
+            int64_t first_row,
+            int64_t num_rows,
+            float* out,
+            const Stream& stream) {
+  decode_rows(part, first_row, num_rows, nullptr, 1.0f, out, part.cols, stream);
 }
 
 void embed(const CudaWeight& table,

@@ -29,7 +29,11 @@ struct LinearScratch {
   Buffer decoded;  // rows of a weight as f16 (of F32 and odd widths: f32), on their way to cuBLAS
 };
 
-// Throws LoadError for a format that the GPU does not have.
+// Throws LoadError for a format that the GPU does not have. load_weight() also makes the scratch
+// that linear() needs of it.
+std::unique_ptr<CudaWeight> place_weight(std::span<const WeightView> views,
+                                         WeightUpload& upload,
+                                         const Stream& stream);
 std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
                                         LinearScratch& scratch,
                                         int64_t device_bytes,
@@ -53,6 +57,13 @@ void linear(const CudaWeight& weight,
             const LinearScratch& scratch,
             int32_t num_processors,
             const Cublas& cublas,
+            const Stream& stream);
+
+// Rows [first_row, first_row + num_rows) in f32, exactly.  out: [num_rows, part.cols]
+void decode(const CudaWeight::Part& part,
+            int64_t first_row,
+            int64_t num_rows,
+            float* out,
             const Stream& stream);
 
 // As Ops::embed; token_ids: device.

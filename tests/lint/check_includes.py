@@ -36,7 +36,9 @@ MAY_INCLUDE = {
     "kernels/": ("kernels/",),
     "kernels/base/": (),
     "kernels/quant/": ("kernels/base/",),
-    "kernels/gradient/": ("kernels/base/",),
+    # a reverse pass takes what it can from the way there
+    "kernels/gradient/": KERNEL_SEAM
+    + ("kernels/linear/", "kernels/norm/norm_cuda.cuh", "kernels/rope/rope_cuda.cuh"),
     **{
         f"kernels/{op}/": KERNEL_SEAM
         + ("kernels/quant/", "kernels/attention/paged_kv_cpu.h")

@@ -5,6 +5,7 @@
 
 #include "engine/calibrate/duo.h"
 #include "kernels/base/status.h"
+#include "tests/support/gradient_device.h"
 #include "tests/support/tiny_model.h"
 
 using namespace headwater;
@@ -65,7 +66,8 @@ TEST_CASE("Duo: the learning rate goes up, stays, comes down", "[calibrate][unit
   CHECK(duo_schedule(0, 1) == 1.0);
 }
 
-TEST_CASE("Duo: gates close but where a head's far past reaches the answers", "[calibrate][unit]") {
+TEST_CASE("Duo: gates close but where a head's far past reaches the answers",
+          "[calibrate][unit][device]") {
   testing::TinyModelOptions model_options;
   model_options.hidden_dim = 32;
   model_options.head_dim = 16;
@@ -85,7 +87,9 @@ TEST_CASE("Duo: gates close but where a head's far past reaches the answers", "[
   passkeys.num_passkeys = 1;
   const std::vector<CalibrationSample> samples = {make_passkeys(*tokenizer, passkeys)};
   ThreadPool pool(2);
-  GradientModel model(*files, pool);
+  const auto ops = testing::gradient_ops(pool);
+  if (!ops) return;
+  GradientModel model(*files, *ops);
   DuoOptions options;
   options.steps = 40;
   options.learning_rate = 0.1;

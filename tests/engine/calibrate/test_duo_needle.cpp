@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "engine/calibrate/duo.h"
+#include "tests/support/gradient_device.h"
 #include "tests/support/random.h"
 
 using namespace headwater;
@@ -54,11 +55,14 @@ HeadGates keep(const DuoOptions& options, std::span<const int32_t> heads, size_t
 
 }  // namespace
 
-TEST_CASE("Duo on needle-24m: the heads it finds answer, random ones do not", "[calibrate][slow]") {
+TEST_CASE("Duo on needle-24m: the heads it finds answer, random ones do not",
+          "[calibrate][slow][device]") {
   const auto files = load_model(HW_SOURCE_DIR "/tests/data/needle-24m-q8_0.gguf");
   const auto tokenizer = make_tokenizer(files->vocabulary);
   ThreadPool pool(0);
-  GradientModel model(*files, pool);
+  const auto ops = testing::gradient_ops(pool);
+  if (!ops) return;
+  GradientModel model(*files, *ops);
   DuoOptions options;
   options.steps = 60;
   options.learning_rate = 0.04;

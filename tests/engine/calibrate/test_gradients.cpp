@@ -6,6 +6,7 @@
 #include "engine/calibrate/gradients.h"
 #include "tests/engine/calibrate/double_model.h"
 #include "tests/support/engine_harness.h"
+#include "tests/support/gradient_device.h"
 #include "tests/support/random.h"
 #include "tests/support/tiny_model.h"
 
@@ -74,7 +75,7 @@ double largest_difference(const std::vector<float>& got, const std::vector<doubl
 
 }  // namespace
 
-TEST_CASE("GradientModel: log-probabilities equal RefOps'", "[calibrate][unit]") {
+TEST_CASE("GradientModel: log-probabilities equal RefOps'", "[calibrate][unit][device]") {
   testing::TinyModelOptions options;
   options.attention_bias = GENERATE(false, true);
   options.tied_embedding = options.attention_bias;
@@ -90,7 +91,9 @@ TEST_CASE("GradientModel: log-probabilities equal RefOps'", "[calibrate][unit]")
   REQUIRE(expected.size() == tokens.size() - 1);
 
   ThreadPool pool(2);
-  GradientModel model(*files, pool);
+  const auto ops = testing::gradient_ops(pool);
+  if (!ops) return;
+  GradientModel model(*files, *ops);
   constexpr int32_t kFirst = 40;
   model.forward(tokens, kFirst, nullptr);
   const std::vector<float> logits = model.logits(model.hidden());
@@ -105,11 +108,13 @@ TEST_CASE("GradientModel: log-probabilities equal RefOps'", "[calibrate][unit]")
 }
 
 TEST_CASE("GradientModel: gates at 1, and windows as wide as the context, change nothing",
-          "[calibrate][unit]") {
+          "[calibrate][unit][device]") {
   const auto files = testing::make_tiny_model(small_options());
   const std::vector<int32_t> tokens = random_tokens(100, 8);
   ThreadPool pool(2);
-  GradientModel model(*files, pool);
+  const auto ops = testing::gradient_ops(pool);
+  if (!ops) return;
+  GradientModel model(*files, *ops);
   model.forward(tokens, 0, nullptr);
   const std::vector<float> dense = model.hidden();
 
@@ -136,7 +141,8 @@ TEST_CASE("GradientModel: threads change no bit", "[calibrate][unit]") {
   std::vector<double> d_alpha;
   for (const int threads : {1, 3}) {
     ThreadPool pool(threads);
-    GradientModel model(*files, pool);
+    const auto ops = make_cpu_gradient_ops(pool);
+    GradientModel model(*files, *ops);
     model.forward(tokens, 100, &gates);
     std::vector<float> d_input;
     std::vector<double> d_gates;
@@ -152,7 +158,8 @@ TEST_CASE("GradientModel: threads change no bit", "[calibrate][unit]") {
   }
 }
 
-TEST_CASE("GradientModel: gradients equal finite differences in double", "[calibrate][unit]") {
+TEST_CASE("GradientModel: gradients equal finite differences in double",
+          "[calibrate][unit][device]") {
   auto files = testing::make_tiny_model(small_options());
   files->spec.embedding_scale = 1.5f;
   files->spec.ropes[0].magnitude = 1.2f;
@@ -165,7 +172,9 @@ TEST_CASE("GradientModel: gradients equal finite differences in double", "[calib
   const DoubleModel exact(*files);
   const std::vector<double> embedded = exact.embed(tokens);
   ThreadPool pool(2);
-  GradientModel model(*files, pool);
+  const auto ops = testing::gradient_ops(pool);
+  if (!ops) return;
+  GradientModel model(*files, *ops);
 
   const bool gated = GENERATE(false, true);
   HeadGates gates = some_gates(files->spec);
@@ -201,10 +210,36 @@ TEST_CASE("GradientModel: gradients equal finite differences in double", "[calib
   }
 }
 
-TEST_CASE("GradientModel: logits_backward is the transpose of logits", "[calibrate][unit]") {
+TEST_CASE("GradientModel: what the gates read, computed again, changes no bit",
+          "[calibrate][unit][device]") {
+  const auto files = testing::make_tiny_model(small_options());
+  const HeadGates gates = some_gates(files->spec);
+  ThreadPool pool(2);
+  const auto ops = testing::gradient_ops(pool);
+  if (!ops) return;
+  GradientModel keeps(*files, *ops), computes(*files, *ops);
+  computes.set_gate_bytes(0);
+  for (const int64_t rows : {60, 130, 90}) {
+    const std::vector<int32_t> tokens = random_tokens(rows, 12);
+    std::vector<float> kept, computed;
+    std::vector<double> d_kept, d_computed;
+    keeps.forward(tokens, 50, &gates);
+    keeps.backward(keeps.hidden(), {&d_kept, nullptr, &kept});
+    computes.forward(tokens, 50, &gates);
+    CHECK(computes.hidden() == keeps.hidden());
+    computes.backward(computes.hidden(), {&d_computed, nullptr, &computed});
+    CHECK(computed == kept);
+    CHECK(d_computed == d_kept);
+  }
+}
+
+TEST_CASE("GradientModel: logits_backward is the transpose of logits",
+          "[calibrate][unit][device]") {
   const auto files = testing::make_tiny_model(small_options());
   ThreadPool pool(1);
-  const GradientModel model(*files, pool);
+  const auto ops = testing::gradient_ops(pool);
+  if (!ops) return;
+  const GradientModel model(*files, *ops);
   Random random(4);
   const auto hidden = random.values(3 * files->spec.hidden_dim, 1);
   const auto d_logits = random.values(3 * files->spec.vocab_size, 1);
@@ -216,7 +251,7 @@ TEST_CASE("GradientModel: logits_backward is the transpose of logits", "[calibra
 }
 
 TEST_CASE("GradientModel: masking effects equal finite differences in double",
-          "[calibrate][unit]") {
+          "[calibrate][unit][device]") {
   auto options = small_options();
   options.num_layers = 2;
   const auto files = testing::make_tiny_model(options);
@@ -228,7 +263,9 @@ TEST_CASE("GradientModel: masking effects equal finite differences in double",
   const DoubleModel exact(*files);
   const std::vector<double> embedded = exact.embed(tokens);
   ThreadPool pool(2);
-  GradientModel model(*files, pool);
+  const auto ops = testing::gradient_ops(pool);
+  if (!ops) return;
+  GradientModel model(*files, *ops);
   const int32_t num_heads = files->spec.layers[0].heads.num_heads;
   MaskingEffects effects;
   effects.num_blocks = 2;
@@ -262,15 +299,16 @@ TEST_CASE("GradientModel: masking effects equal finite differences in double",
 
 TEST_CASE("GradientModel: a dataflow that it does not reverse is refused", "[calibrate][unit]") {
   ThreadPool pool(1);
+  const auto ops = make_cpu_gradient_ops(pool);
   const auto files = testing::make_tiny_model(small_options());
   const auto refused = [&](auto&& change) {
     ModelSpec& spec = files->spec;
     const ModelSpec before = spec;
     change(spec);
-    CHECK_THROWS_WITH(GradientModel(*files, pool),
+    CHECK_THROWS_WITH(GradientModel(*files, *ops),
                       Catch::Contains("not supported for architecture"));
     spec = before;
-    CHECK_NOTHROW(GradientModel(*files, pool));
+    CHECK_NOTHROW(GradientModel(*files, *ops));
   };
   refused([](ModelSpec& spec) { spec.norm_after = true; });
   refused([](ModelSpec& spec) { spec.gate = Gate::kGeluTanh; });

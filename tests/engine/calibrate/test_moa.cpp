@@ -5,6 +5,7 @@
 #include <set>
 
 #include "engine/calibrate/moa.h"
+#include "tests/support/gradient_device.h"
 #include "tests/support/random.h"
 #include "tests/support/tiny_model.h"
 
@@ -158,7 +159,7 @@ TEST_CASE("MoA: candidates and the tokens that they hold", "[calibrate][unit]") 
   CHECK(span_tokens({-4000, 1.0}, 4096) == 128);  // the least
 }
 
-TEST_CASE("MoA: effects of a model lie where its heads look", "[calibrate][unit]") {
+TEST_CASE("MoA: effects of a model lie where its heads look", "[calibrate][unit][device]") {
   testing::TinyModelOptions options;
   options.hidden_dim = 32;
   options.head_dim = 16;
@@ -171,7 +172,9 @@ TEST_CASE("MoA: effects of a model lie where its heads look", "[calibrate][unit]
     sample.rows = {150, 160, 161};
   }
   ThreadPool pool(2);
-  GradientModel model(*files, pool);
+  const auto ops = testing::gradient_ops(pool);
+  if (!ops) return;
+  GradientModel model(*files, *ops);
   const auto sum = [](const EffectProfile& profile, int32_t first_block, int32_t end_block) {
     double total = 0;
     for (int32_t head = 0; head < profile.num_heads; ++head)
