@@ -13,7 +13,6 @@
 namespace headwater::cuda {
 namespace {
 
-constexpr int32_t kSegmentTokens = 256;
 constexpr int32_t kTileTokens = 32;  // of keys: one per lane
 constexpr int32_t kPad = 4;          // floats behind a key row in shared memory: no bank conflicts
 constexpr int64_t kScratchBytes = int64_t{160} << 20;  // 8,192 rows of 32 heads of 128 fit
@@ -317,7 +316,7 @@ AttentionScratch attention_scratch(int32_t max_tokens,
           (max_tokens + kSegmentTokens - 1) / kSegmentTokens,
           num_processors,
           deterministic,
-          allocate_device(num_processors * int64_t{sizeof(int32_t)}, stream)};
+          allocate_device(kMostLists * int64_t{sizeof(int32_t)}, stream)};
 }
 
 void attention(const AttentionArgs& args,

@@ -18,13 +18,15 @@
 namespace headwater::cuda {
 
 constexpr int32_t kMaxHeadDim = 256;
+constexpr int32_t kSegmentTokens = 256;  // of the general kernel's splits
+constexpr int32_t kMostLists = 1 << 14;  // of keys that are split, in one launch
 
 struct AttentionScratch {
   Buffer partials;
   int32_t max_segments = 0;    // of the longest sequence; 0: not known, nothing is split
   int32_t num_processors = 0;  // of the device
   bool deterministic = false;  // not on tensor cores
-  Buffer arrived;              // zeros, [num_processors] int32_t
+  Buffer arrived;              // zeros, [kMostLists] int32_t
 };
 
 AttentionScratch attention_scratch(int32_t max_tokens,

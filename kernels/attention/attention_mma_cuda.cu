@@ -20,6 +20,8 @@ constexpr int kRowQueries = 16;  // of a warp: the rows of an mma
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.69314718f;
 constexpr int32_t kSplitTiles = 2;  // of keys that are worth a block
+// Of a block where lists have several lengths: when the short ones are read, no long one is left.
+constexpr int32_t kRaggedTiles = 64;
 
 template <typename T, int kDim, int kWarpsQ, int kWarpsK, int kKeys, int kStages>
 struct Shape {
@@ -94,7 +96,7 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
   const KeyTiles keys(group, tile_start, tile_end, kKeys);
   // Short lists of keys take fewer blocks than there are.
   const int32_t splits =
-      min(static_cast<int32_t>(gridDim.z), (keys.count + kSplitTiles - 1) / kSplitTiles);
+      min(static_cast<int32_t>(gridDim.z), (keys.count + a.split_tiles - 1) / a.split_tiles);
   const bool partial = a.partials != nullptr && (splits > 1 || a.merges);
   const bool idle = blockIdx.z >= splits;
   const auto begin = idle ? 0 : static_cast<int32_t>(int64_t{keys.count} * blockIdx.z / splits);
@@ -383,8 +385,16 @@ void run(Attention a, const AttentionScratch& scratch, const Stream& stream) {
   const int64_t slots = int64_t{S::kSharedBytes <= 112 * 1024 ? 2 : 1} * scratch.num_processors;
   const int64_t split_bytes =
       int64_t{a.num_rows} * a.num_heads * (a.head_dim + 2) * int64_t{sizeof(float)};
-  const int64_t splits = std::max<int64_t>(
-      1, std::min({slots / blocks, kMaxSplits, scratch.partials.bytes() / split_bytes}));
+  const int64_t at_once = slots / blocks;
+  const int64_t ragged =
+      a.single_rows && a.pages.num_groups > 1 && blocks <= kMostLists
+          ? int64_t{scratch.max_segments} * kSegmentTokens / (kRaggedTiles * kKeys)
+          : 0;
+  a.split_tiles = ragged > at_once ? kRaggedTiles : kSplitTiles;
+  const int64_t splits = std::max<int64_t>(1,
+                                           std::min({std::max(at_once, ragged),
+                                                     kMaxSplits,
+                                                     scratch.partials.bytes() / split_bytes}));
   if (splits > 1 || a.merges) {
     a.partials = scratch.partials.as<float>();
     a.max_segments = static_cast<int32_t>(splits);

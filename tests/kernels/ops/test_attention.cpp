@@ -28,6 +28,7 @@ struct Case {
   int32_t block = 1;
   int32_t shard_stride = 0;
   bool compensates = false;
+  int32_t num_groups = 1;  // all heads are in the first
 };
 
 // Sequences fed position by position, in chunks, through rope_append_kv and attention of an Ops.
@@ -49,7 +50,8 @@ class Feeder {
     const int64_t entries =
         page_entries + (c.compensates ? (longest / c.block + 1) * c.heads.num_kv_heads : 0);
     for (size_t s = 0; s < lengths_.size(); ++s)
-      table_begin_.push_back(static_cast<int64_t>(s) * entries);
+      for (int32_t g = 0; g < c.num_groups; ++g)
+        table_begin_.push_back(static_cast<int64_t>(s) * entries);
     const int64_t pages = static_cast<int64_t>(lengths_.size()) * entries;
     std::vector<int32_t> order(static_cast<size_t>(2 * pages));
     std::iota(order.begin(), order.end(), 0);
@@ -131,7 +133,8 @@ class Feeder {
     for (size_t s = 0; s < lengths_.size(); ++s) {
       const auto punch = [&](int64_t row) {
         for (int32_t h = 0; h < group_.num_heads; ++h) {
-          int32_t& id = table[static_cast<size_t>(table_begin_[s] + row * group_.num_heads + h)];
+          const int64_t begin = table_begin_[s * static_cast<size_t>(case_.num_groups)];
+          int32_t& id = table[static_cast<size_t>(begin + row * group_.num_heads + h)];
           poison(id * kPageGranuleBytes, shape_.page_bytes());
           id = kNoPage;
         }
@@ -180,10 +183,10 @@ class Feeder {
     view.pages = {arena_.data(),
                   memory_.put(table),
                   memory_.put(table_begin_),
-                  memory_.put(std::vector{group_}),
+                  memory_.put(std::vector(static_cast<size_t>(case_.num_groups), group_)),
                   memory_.put(slots_),
                   memory_.put(starts),
-                  1};
+                  case_.num_groups};
     const int64_t rows = view.num_rows;
     const Matrix q_rows = memory_.rows_as(activations_, q, rows);
     RopeSpec rope;
@@ -514,6 +517,22 @@ TEST_CASE("long sequences on the GPU's tensor cores: decode in splits, prefill i
     INFO(prefilled << "; " << decoded);
     CHECK(decoded.nmse < tolerance);
   }
+}
+
+TEST_CASE("lists of several lengths on the GPU are split by length", "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  ops->reserve(1 << 18);
+  ThreadPool pool(4);
+  const auto ref = make_ref_ops(pool);
+  Case c{{3, 3, 32}, DType::kF16, 16};
+  c.num_groups = 2;
+  const std::vector<int32_t> lengths = {4500, 70};
+  const auto expected = Feeder(*ref, c, lengths, 1).feed({4500, 70});
+  Feeder feeder(*ops, c, lengths, 2);
+  const auto got = feeder.feed({4498, 68});
+  for (size_t s = 0; s < lengths.size(); ++s)
+    CHECK(difference(got[s], expected[s]).nmse < 2e-6);
 }
 
 TEST_CASE("prefill that fills half of the GPU agrees with RefOps", "[cuda]") {
