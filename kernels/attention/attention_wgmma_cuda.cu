@@ -6,10 +6,11 @@
 // logits of one tile are multiplied while the values of the tile before it are. Online softmax as
 // in attention_mma_cuda.cu, whose roundings it has.
 #include "kernels/attention/attention_wgmma_cuda.cuh"
-#include "kernels/attention/wgmma_cuda.cuh"
 #include "kernels/base/check.h"
 #include "kernels/base/launch_cuda.cuh"
 #include "kernels/base/mma_cuda.cuh"
+#include "kernels/base/tensor_map_cuda.cuh"
+#include "kernels/base/wgmma_cuda.cuh"
 
 namespace headwater::cuda {
 namespace {
@@ -360,33 +361,13 @@ __global__ void __launch_bounds__(kThreads, 1)
 // The arena as rows of one head's keys or values.
 template <typename T>
 CUtensorMap rows_of(const std::byte* arena, int head_dim) {
-  static const auto encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found{};
-    HW_CUDA(cudaGetDriverEntryPointByVersion(
-        "cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found));
-    HW_CHECK(found == cudaDriverEntryPointSuccess, "driver's tensor maps", int{found});
-    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
-  }();
-  CUtensorMap map;
-  const cuuint64_t size[] = {static_cast<cuuint64_t>(head_dim), uint64_t{1} << 31};
-  const cuuint64_t stride = size[0] * 2;
-  const cuuint32_t box[] = {64, kBoxRows}, step[] = {1, 1};
-  const CUresult result = encode(&map,
-                                 std::is_same_v<T, __half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                                           : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                                 2,
-                                 const_cast<std::byte*>(arena),
-                                 size,
-                                 &stride,
-                                 box,
-                                 step,
-                                 CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                 CU_TENSOR_MAP_SWIZZLE_128B,
-                                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  HW_CHECK(result == CUDA_SUCCESS, "tensor map of the pages", int{result});
-  return map;
+  const auto width = static_cast<uint64_t>(head_dim);
+  return tensor_map<2>(std::is_same_v<T, __half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                       arena,
+                       {width, uint64_t{1} << 31},
+                       {width * 2},
+                       {64, kBoxRows});
 }
 
 template <typename T, int kDim>
