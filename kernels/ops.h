@@ -134,7 +134,8 @@ class Ops {
   virtual void head_norm(Matrix x, const float* weight, float eps, int32_t num_heads) = 0;
   // out (+)= x * W^T.  x: [m, W.cols], out: [m, W.rows]
   virtual void linear(const Weight& weight, Matrix x, Matrix out, LinearMode mode) = 0;
-  // rms_norm, linear and the gate, to their bits; a device may do in one what is here in three.
+  // rms_norm, linear and the gate; a device may do in one what is here in three, to the same bits
+  // where linear_dtype is activation_dtype.
   virtual void fused_linear(const Weight& weight, const FusedLinear& args) {
     if (args.norm != nullptr) rms_norm(args.x, args.norm, args.eps, args.normed);
     linear(weight,

@@ -115,8 +115,15 @@ class CudaOps final : public Ops {
   }
   void fused_linear(const Weight& weight, const FusedLinear& args) override {
     const bool exact = !deterministic_ || args.x.rows <= kExactRows;
-    if (!exact || !cuda::can_fuse(on_device(weight), args)) return Ops::fused_linear(weight, args);
-    multiply(weight, args, false);
+    if (exact && cuda::can_fuse(on_device(weight), args)) return multiply(weight, args, false);
+    FusedLinear normed = args;
+    if (args.norm != nullptr) {
+      rms_norm(args.x, args.norm, args.eps, args.normed);
+      normed.x = args.normed;
+      normed.norm = nullptr;
+    }
+    if (exact && cuda::can_fuse(on_device(weight), normed)) return multiply(weight, normed, false);
+    Ops::fused_linear(weight, normed);
   }
   void add_bias(Matrix x, const float* bias) override { cuda::add_bias(x, bias, stream_); }
   void rope_angles(const RopeSpec& rope, const StepView& step, Matrix out) override {

@@ -5,7 +5,9 @@
 #include "kernels/base/elements_cuda.cuh"
 #include "kernels/base/launch_cuda.cuh"
 #include "kernels/base/status.h"
+#include "kernels/linear/block_rows_cuda.cuh"
 #include "kernels/linear/few_rows_cuda.cuh"
+#include "kernels/linear/half_rows_cuda.cuh"
 #include "kernels/linear/linear_cuda.cuh"
 #include "kernels/linear/mma_rows_cuda.cuh"
 #include "kernels/quant/decode_cuda.cuh"
@@ -79,6 +81,7 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_rows_kernel(const uint8
 
 // [rows, cols] f32 -> f16, rows one behind another.
 __global__ void narrow_kernel(const float* x, int64_t x_stride, int64_t cols, __half* out) {
+  start_next();
   wait_for_previous();
   const int64_t c = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * 4;
   if (c >= cols) return;
@@ -226,6 +229,7 @@ std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
     if (part.format != QuantFormat::kF32 && part.format != QuantFormat::kF16)
       grow(scratch.decoded, std::min(limit, part.rows * part.cols * 2) / 16 * 16, stream);
   grow(scratch.x, std::max(limit, few_rows_scratch_bytes(weight->cols)), stream);
+  grow(scratch.arranged, arranged_bytes(weight->cols), stream);
   return weight;
 }
 
@@ -233,15 +237,18 @@ bool can_fuse(const CudaWeight& weight, const FusedLinear& product) {
   if (product.gate != Gate::kNone && (weight.parts.size() > 1 || weight.rows % 2 != 0))
     return false;
   return std::ranges::all_of(weight.parts, [&](const CudaWeight::Part& part) {
-    return can_run_few_rows(part, product.x) &&
-           (product.norm == nullptr || can_normalise(part, product.x, product.norm));
+    if (can_run_few_rows(part, product.x))
+      return product.norm == nullptr || can_normalise(part, product.x, product.norm);
+    return product.norm == nullptr && can_gate_half_rows(part, product.x.rows);
   });
 }
 
 DType linear_dtype(const CudaWeight& weight, int64_t num_rows) {
-  for (const CudaWeight::Part& part : weight.parts)
-    if (num_rows <= kMostFewRows || part.format == QuantFormat::kF32) return DType::kF32;
-  return DType::kF16;
+  const auto reads_half = [&](const CudaWeight::Part& part) {
+    return can_run_half_rows(part, num_rows) ||
+           (num_rows > kMostFewRows && part.format != QuantFormat::kF32);
+  };
+  return std::ranges::all_of(weight.parts, reads_half) ? DType::kF16 : DType::kF32;
 }
 
 void linear(const CudaWeight& weight,
@@ -260,6 +267,7 @@ void linear(const CudaWeight& weight,
            x.rows);
   bool quantised = false;  // whether the scratch holds x so
   Matrix x16 = x;          // of f16 once a part needed that
+  Matrix arranged;         // as block_rows() takes it, once a part needed that
   for (const CudaWeight::Part& part : weight.parts) {
     FusedLinear of_part = product;
     of_part.out = product.out.columns(part.first_col, part.rows);
@@ -267,6 +275,12 @@ void linear(const CudaWeight& weight,
     if (can_run_few_rows(part, x)) {
       few_rows(part, of_part, add, quantised, scratch.x.as<uint8_t>(), num_processors, stream);
       quantised = quantised || (x.rows > 1 && multiplies_integers(part.format));
+    } else if (can_run_half_rows(part, x.rows)) {
+      of_part.x = x16 = narrowed(x16, scratch, stream);
+      half_rows(part, of_part, add, num_processors, stream);
+    } else if (can_run_block_rows(part, x.rows)) {
+      if (arranged.data == nullptr) arranged = arrange(x, scratch.arranged.data(), stream);
+      block_rows(part, arranged, columns, add, num_processors, stream);
     } else if (can_run_mma_rows(part, x.rows)) {
       x16 = narrowed(x16, scratch, stream);
       mma_rows(part, x16, columns, add, num_processors, stream);

@@ -25,8 +25,9 @@ struct CudaWeight final : Weight {
 
 // What products work in; grows with the weights loaded, never in a step.
 struct LinearScratch {
-  Buffer x;        // few rows quantised, or many as f16
-  Buffer decoded;  // rows of a weight as f16 (of F32 and odd widths: f32), on their way to cuBLAS
+  Buffer x;         // few rows quantised, or many as f16
+  Buffer decoded;   // rows of a weight as f16 (of F32 and odd widths: f32), on their way to cuBLAS
+  Buffer arranged;  // some rows, as block_rows() takes them
 };
 
 // Throws LoadError for a format that the GPU does not have. load_weight() also makes the scratch
@@ -43,14 +44,16 @@ std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
 // As Ops::linear_dtype.
 DType linear_dtype(const CudaWeight& weight, int64_t num_rows);
 
-// Whether linear() does a norm and a gate on the way: products of few rows do.
+// Whether linear() does the norm and the gate, if any, on the way: products of few rows do, and
+// those of some rows of F16 do the gate.
 bool can_fuse(const CudaWeight& weight, const FusedLinear& product);
 
 // out = gate(norm(x) * W^T) where can_fuse(), or out (+)= x * W^T without norm and gate.
 // Up to 4 rows (8 of F32 and BF16): on the blocks, scalar formats in fp32, others with activations
 // of 15 bits (dots_cuda.cuh). More: the weight and the activations as f16, 11 significant bits, on
 // the tensor cores, summed in fp32; up to 64 rows block formats are decoded on the way there
-// (mma_rows_cuda.cuh). F32 weights likewise in TF32.
+// (mma_rows_cuda.cuh, block_rows_cuda.cuh), and F16 weights on Hopper come at the bandwidth of
+// memory up to 16 (half_rows_cuda.cuh). F32 weights likewise in TF32.
 void linear(const CudaWeight& weight,
             const FusedLinear& product,
             bool add,

@@ -1,6 +1,7 @@
-// bench_cuda [attention | products | layer]: CudaOps' operations at the sizes of an 8B model, host
-// clock around many calls between two synchronisations. Random bytes as weights. "layer": what
-// 8,192 rows of a prefill take beside attention. Without a name: all. Whole models: headwater bench
+// bench_cuda [attention | products | some-rows | decode-layer | prefill-layer]: CudaOps' operations
+// at the sizes of an 8B model, host clock around many calls between two synchronisations. Random
+// bytes as weights. "some-rows": 8 to 65 with F16 weights. "...-layer": what these, or 8,192 rows
+// of a prefill, take beside attention. Without a name: all. Whole models: headwater bench
 // --offline.
 #include <algorithm>
 #include <chrono>
@@ -8,7 +9,9 @@
 #include <cstring>
 #include <numeric>
 #include <random>
+#include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -62,7 +65,8 @@ void fill_with_halves(Ops& ops, const Buffer& buffer) {
     ops.upload(buffer.data() + at, halves.data(), std::min(bytes, buffer.bytes() - at));
 }
 
-constexpr int64_t kRowCounts[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048};
+constexpr int64_t kRowCounts[] = {1, 2, 4, 8, 16, 32, 64, 65, 128, 256, 512, 2048};
+constexpr int64_t kSomeRowCounts[] = {8, 16, 32, 64, 65};
 
 // Copies of one weight, together larger than any cache.
 std::vector<std::unique_ptr<Weight>> random_weights(Ops& ops,
@@ -82,21 +86,31 @@ std::vector<std::unique_ptr<Weight>> random_weights(Ops& ops,
   return copies;
 }
 
-void bench_linear(Ops& ops, QuantFormat format, int64_t rows, int64_t cols) {
+void bench_linear(Ops& ops,
+                  QuantFormat format,
+                  int64_t rows,
+                  int64_t cols,
+                  std::span<const int64_t> row_counts = kRowCounts) {
   const auto copies = random_weights(ops, format, rows, cols);
   const int64_t weight_bytes = rows * row_bytes(format, cols);
   std::printf("| %s %ld x %ld |",
               std::string(quant_traits(format).name).c_str(),
               static_cast<long>(rows),
               static_cast<long>(cols));
-  for (const int64_t m : kRowCounts) {
-    const Buffer x = to_device(ops, random_values(m * cols));
+  for (const int64_t m : row_counts) {
+    const DType dtype = ops.linear_dtype(*copies[0], m);
+    const Buffer x = ops.allocate(m * cols * dtype_bytes(dtype));
+    if (dtype == DType::kF16) {
+      fill_with_halves(ops, x);
+    } else {
+      ops.upload(x.data(), random_values(m * cols).data(), x.bytes());
+    }
     const Buffer out = ops.allocate(m * rows * 4);
     const double seconds = median_seconds(ops,
                                           [&] {
                                             for (const auto& weight : copies)
                                               ops.linear(*weight,
-                                                         {x.data(), DType::kF32, m, cols, cols},
+                                                         {x.data(), dtype, m, cols, cols},
                                                          {out.data(), DType::kF32, m, rows, rows},
                                                          LinearMode::kOverwrite);
                                           }) /
@@ -129,8 +143,83 @@ void bench_products(Ops& ops) {
     if (traits.block_elements > 1) bench_linear(ops, traits.format, 28672, 4096);
 }
 
+void bench_some_rows(Ops& ops) {
+  constexpr int64_t kHidden = 4096, kFfn = 14336, kQkv = 6144;
+  for (const QuantFormat format : {QuantFormat::kF16, QuantFormat::kQ8_0, QuantFormat::kQ4_K})
+    for (const auto& [rows, cols] : {std::pair{kHidden, kHidden},
+                                     {kQkv, kHidden},
+                                     {2 * kFfn, kHidden},
+                                     {kHidden, kFfn},
+                                     {int64_t{128256}, kHidden}})
+      bench_linear(ops, format, rows, cols, kSomeRowCounts);
+}
+
+// All products of a few layers as one graph, with their norms and gates: what keeps memory busy
+// between them counts.
+void bench_decode_layer(Ops& ops) {
+  constexpr int64_t kHidden = 4096, kFfn = 14336, kQkv = 6144, kMostRows = 65;
+  constexpr int kLayers = 4;
+  std::vector<std::unique_ptr<Weight>> qkv, o, gate_up, down;
+  double weight_bytes = 0;
+  const auto load = [&](auto& to, int64_t rows, int64_t cols) {
+    const std::vector<uint16_t> halves(static_cast<size_t>(rows * cols), 0x2400);
+    const WeightView view{QuantFormat::kF16, rows, cols, halves.data()};
+    for (int layer = 0; layer < kLayers; ++layer) to.push_back(ops.load_weight({&view, 1}));
+    weight_bytes += static_cast<double>(view.bytes());
+  };
+  load(qkv, kQkv, kHidden);
+  load(o, kHidden, kHidden);
+  load(gate_up, 2 * kFfn, kHidden);
+  load(down, kHidden, kFfn);
+  const Buffer residual = ops.allocate(kMostRows * kHidden * 4);
+  const Buffer normed = ops.allocate(kMostRows * kHidden * 4);
+  const Buffer wide = ops.allocate(kMostRows * 2 * kFfn * 4);
+  const Buffer narrow = ops.allocate(kMostRows * kFfn * 4);
+  const Buffer norm = to_device(ops, random_values(kHidden));
+  uint64_t key = 0;
+  for (const int64_t m : kSomeRowCounts) {
+    const DType dtype = ops.linear_dtype(*qkv[0], m);
+    const auto of = [&](const Buffer& buffer, int64_t cols, DType type) {
+      return Matrix{buffer.data(), type, m, cols, cols};
+    };
+    const Matrix x = of(residual, kHidden, DType::kF32);
+    const auto begin = [&](const Weight& weight, Gate gate, Matrix out) {
+      ops.fused_linear(weight,
+                       {.x = x,
+                        .norm = norm.as<float>(),
+                        .eps = 1e-5f,
+                        .gate = gate,
+                        .out = out,
+                        .normed = of(normed, kHidden, dtype),
+                        .product = of(wide, weight.rows, dtype)});
+    };
+    ++key;
+    const double seconds =
+        median_seconds(
+            ops,
+            [&] {
+              for (int i = 0; i < 4; ++i)
+                ops.replay(key, [&] {
+                  for (size_t layer = 0; layer < kLayers; ++layer) {
+                    const Matrix heads = of(wide, kQkv, dtype), gated = of(narrow, kFfn, dtype);
+                    begin(*qkv[layer], Gate::kNone, heads);
+                    ops.linear(*o[layer], heads.columns(0, kHidden), x, LinearMode::kAdd);
+                    begin(*gate_up[layer], Gate::kSilu, gated);
+                    ops.linear(*down[layer], gated, x, LinearMode::kAdd);
+                  }
+                });
+            }) /
+        (4 * kLayers);
+    std::printf("| F16 layer without attention, %ld rows | %.1f us | %.0f GB/s |\n",
+                static_cast<long>(m),
+                seconds * 1e6,
+                weight_bytes / seconds / 1e9);
+    std::fflush(stdout);
+  }
+}
+
 // f16 activations as linear_dtype gives them; the residual is f32.
-void bench_layer(Ops& ops) {
+void bench_prefill_layer(Ops& ops) {
   constexpr int64_t kRows = 8192, kHidden = 4096, kFfn = 14336, kQ = 4096, kKv = 1024;
   const std::vector<float> values = random_values(kRows * kHidden);
   const Buffer residual = to_device(ops, values), wide = ops.allocate(kRows * 2 * kFfn * 2),
@@ -312,7 +401,9 @@ int main(int argc, char** argv) {
   ops->reserve(131072);
   std::printf("%s\n", std::string(ops->description()).c_str());
   if (only.empty() || only == "products") bench_products(*ops);
-  if (only.empty() || only == "layer") bench_layer(*ops);
+  if (only.empty() || only == "some-rows") bench_some_rows(*ops);
+  if (only.empty() || only == "decode-layer") bench_decode_layer(*ops);
+  if (only.empty() || only == "prefill-layer") bench_prefill_layer(*ops);
   if (!only.empty() && only != "attention") return 0;
   for (const int32_t depth : {1024, 32768, 131072}) bench_attention(*ops, 1, depth, 1);
   bench_attention(*ops, 8, 32768, 1);

@@ -218,7 +218,8 @@ TEST_CASE("fused parts of different formats lie side by side on the GPU", "[cuda
   if (!ops) return;
   check_fused(*ops, 4, 1e-10);
   check_fused(*ops, 6, 5e-7);
-  check_fused(*ops, 50, 5e-7);
+  check_fused(*ops, 9, 5e-7);
+  check_fused(*ops, 64, 5e-7);
 }
 
 // Parts of num_rows rows, computed by `several`, against all of them by `single`.
@@ -259,14 +260,20 @@ TEST_CASE("a row's bits do not depend on how many rows there are on the GPU, whe
   if (const auto ops = testing::cuda_or_skip({.deterministic = true})) check_bits(*ops, *ops, 75);
 }
 
-// What fused_linear leaves, or the same operations one after another.
-std::vector<float> layer_product(
-    Ops& ops, const Stored& stored, const std::vector<float>& x, int64_t m, Gate gate, bool fused) {
+// What fused_linear leaves, or the same operations one after another; all but x as `between`.
+std::vector<float> layer_product(Ops& ops,
+                                 const Stored& stored,
+                                 const std::vector<float>& x,
+                                 int64_t m,
+                                 Gate gate,
+                                 bool fused,
+                                 DType between = DType::kF32) {
   testing::DeviceMemory memory(ops);
   const auto weight = ops.load_weight({&stored.view, 1});
   const int64_t cols = gate == Gate::kNone ? weight->rows : weight->rows / 2;
   const auto scratch = [&](int64_t columns) {
-    return memory.rows(std::vector<float>(static_cast<size_t>(m * columns), kSentinel), m);
+    const std::vector<float> values(static_cast<size_t>(m * columns), kSentinel);
+    return memory.rows_as(between, values, m);
   };
   const FusedLinear args{.x = memory.rows(x, m),
                          .norm = memory.put(Random(5).values(weight->cols, 1.0f)),
@@ -313,6 +320,68 @@ TEST_CASE("a product with its norm and gate has the bits of the three operations
   for (const bool deterministic : {false, true})
     if (const auto ops = testing::cuda_or_skip({.deterministic = deterministic}))
       check_layer_products(*ops);
+}
+
+// Some rows of F16: what is read and written is f16 where the device wants that, tiles of the
+// weight are whole, partial, and shared by a few blocks or by very many.
+TEST_CASE("products of some rows with F16 weights agree with RefOps on the GPU", "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  ThreadPool pool(4);
+  const auto ref = make_ref_ops(pool);
+  struct Shape {
+    int64_t rows, cols;
+  };
+  const auto check = [&](Shape shape, int64_t m, LinearMode mode, DType to) {
+    CAPTURE(shape.rows, shape.cols, m, static_cast<int>(mode), static_cast<int>(to));
+    const Stored stored(QuantFormat::kF16, shape.rows, shape.cols, 7);
+    const auto x = testing::rounded_to_f16(Random(11).values(m * shape.cols, 1.0f));
+    const auto before = testing::rounded_to_f16(Random(12).values(m * shape.rows, 0.5f));
+    const auto product = [&](Ops& device, DType in, DType out_type) {
+      const auto weight = device.load_weight({&stored.view, 1});
+      testing::DeviceMemory memory(device, int64_t{64} << 20);
+      const Matrix out = memory.rows_as(out_type, before, m);
+      device.linear(*weight, memory.rows_as(in, x, m), out, mode);
+      return memory.get(out);
+    };
+    const auto weight = ops->load_weight({&stored.view, 1});
+    const DType in = ops->linear_dtype(*weight, m);
+    const DType out = in == DType::kF16 ? to : DType::kF32;
+    const auto got = product(*ops, in, out);
+    const auto d = difference(got, product(*ref, DType::kF32, DType::kF32));
+    CAPTURE(d);
+    CHECK(d.nmse < 5e-7);
+    CHECK((product(*ops, in, out) == got));  // whoever comes last
+  };
+  for (const int64_t m : {5, 8, 9, 16, 17, 33, 63, 64, 65})
+    for (const Shape shape : {Shape{1, 8}, {83, 72}, {128, 64}, {200, 200}, {520, 4096}})
+      for (const LinearMode mode : {LinearMode::kOverwrite, LinearMode::kAdd})
+        for (const DType to : {DType::kF32, DType::kF16}) check(shape, m, mode, to);
+  for (const int64_t m : {8, 64}) {
+    check({40968, 128}, m, LinearMode::kOverwrite, DType::kF32);
+    check({4120, 1024}, m, LinearMode::kAdd, DType::kF32);
+  }
+}
+
+TEST_CASE("gates behind F16 products of some rows agree with RefOps on the GPU", "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  ThreadPool pool(4);
+  const auto ref = make_ref_ops(pool);
+  for (const int64_t rows : {16, 80, 128, 400, 2064})
+    for (const int64_t cols : {64, 200, 1024})
+      for (const int64_t m : {5, 8, 16, 33, 64})
+        for (const Gate gate : {Gate::kSilu, Gate::kGeluTanh}) {
+          const Stored stored(QuantFormat::kF16, rows, cols, 5);
+          const auto x = Random(8).values(m * cols, 2.0f);
+          const auto weight = ops->load_weight({&stored.view, 1});
+          CAPTURE(rows, cols, m, static_cast<int>(gate));
+          const auto d = difference(
+              layer_product(*ops, stored, x, m, gate, true, ops->linear_dtype(*weight, m)),
+              layer_product(*ref, stored, x, m, gate, true));
+          CAPTURE(d);
+          CHECK(d.nmse < 2e-6);
+        }
 }
 
 // Outputs of every row-wise operation, in the order of the calls; those that may be f16 as
@@ -400,7 +469,7 @@ TEST_CASE("f16 between kernels changes no product on the GPU", "[cuda]") {
     const Stored stored(format, 2 * kCols, kCols, 7);
     const auto weight = ops->load_weight({&stored.view, 1});
     CAPTURE(quant_traits(format).name);
-    CHECK(ops->linear_dtype(*weight, 8) == DType::kF32);
+    if (format != QuantFormat::kF16) CHECK(ops->linear_dtype(*weight, 8) == DType::kF32);
     REQUIRE(ops->linear_dtype(*weight, kM) == DType::kF16);
     testing::DeviceMemory memory(*ops);
     auto values = Random(4).values(kM * kCols, 3.0f);
