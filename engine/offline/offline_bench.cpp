@@ -13,6 +13,7 @@ namespace {
 constexpr int32_t kPageTokens = 16;
 constexpr int32_t kMaxBatch = 256;
 constexpr int64_t kInt = sizeof(int32_t);
+constexpr size_t kAlignment = 16;  // of an array of a step
 
 using Clock = std::chrono::steady_clock;
 
@@ -81,7 +82,6 @@ OfflineBench::OfflineBench(const RandomModel& model, Ops& ops, int32_t max_rows,
   fill(ops, arena_, page_.format);
   ops.synchronize();
   tables_ = ops.allocate(max_pages_ * num_heads * kInt);
-  table_begin_ = ops.allocate(kMaxBatch * 2 * kInt);
   groups_ = ops.allocate(sizeof(KvGroupShape));
   upload(ops, groups_, std::vector{KvGroupShape{page_, num_heads}});
   std::vector<KvHeadSlot> slots;
@@ -89,19 +89,11 @@ OfflineBench::OfflineBench(const RandomModel& model, Ops& ops, int32_t max_rows,
   heads_ = ops.allocate(static_cast<int64_t>(slots.size() * sizeof(KvHeadSlot)));
   upload(ops, heads_, slots);
   const int64_t rows = std::max(max_rows, kMaxBatch);
-  for (Buffer* buffer : {&token_ids_, &positions_, &row_seq_, &window_start_})
-    *buffer = ops.allocate(rows * kInt);
-  row_begin_ = ops.allocate((kMaxBatch + 1) * kInt);
-  logit_rows_ = ops.allocate(kMaxBatch * kInt);
+  window_start_ = ops.allocate(rows * kInt);
+  step_ = ops.allocate((3 * rows + 4 * kMaxBatch + 1) * kInt + 6 * kAlignment);
   ops.reserve(spec.max_positions);
-  view_.token_ids = token_ids_.as<int32_t>();
-  view_.positions = positions_.as<int32_t>();
-  view_.row_seq = row_seq_.as<int32_t>();
-  view_.row_begin = row_begin_.as<int32_t>();
-  view_.logit_rows = logit_rows_.as<int32_t>();
   view_.pages.arena = arena_.data();
   view_.pages.tables = tables_.as<int32_t>();
-  view_.pages.table_begin = table_begin_.as<int64_t>();
   view_.pages.groups = groups_.as<KvGroupShape>();
   view_.pages.heads = heads_.as<KvHeadSlot>();
   view_.pages.window_start = window_start_.as<int32_t>();  // zeros: everything is seen
@@ -124,37 +116,44 @@ void OfflineBench::lay_out(int32_t batch, int32_t capacity) {
   ops_.synchronize();
 }
 
+// As the engine: what a step reads comes in one copy, and the host prepares a step while the one
+// before it runs.
 void OfflineBench::step(int32_t seq, int32_t rows, int32_t batch, int32_t position) {
   const bool decodes = rows == 0;
   const int32_t num_rows = decodes ? batch : rows;
-  std::vector<int32_t> ids(static_cast<size_t>(num_rows)), positions = ids, row_seq = ids;
-  for (int32_t i = 0; i < num_rows; ++i) {
-    const auto at = static_cast<size_t>(i);
-    ids[at] = (position + 31 * i) % random_.files.spec.vocab_size;
-    positions[at] = decodes ? position : position + i;
-    row_seq[at] = decodes ? i : 0;
-  }
   const int32_t num_seqs = decodes ? batch : 1;
-  std::vector<int32_t> row_begin = {0}, logit_rows;
-  std::vector<int64_t> table_begin;
-  for (int32_t s = 0; s < num_seqs; ++s) {
-    row_begin.push_back(decodes ? s + 1 : rows);
-    logit_rows.push_back(row_begin.back() - 1);
-    table_begin.push_back((decodes ? s : seq) * entries_);
-  }
-  upload(ops_, token_ids_, ids);
-  upload(ops_, positions_, positions);
-  upload(ops_, row_seq_, row_seq);
-  upload(ops_, row_begin_, row_begin);
-  upload(ops_, logit_rows_, logit_rows);
-  upload(ops_, table_begin_, table_begin);
+  std::vector<std::byte> bytes;
+  const auto put = [&]<typename T>(T* /*type*/, int32_t count, const auto& value) {
+    bytes.resize((bytes.size() + kAlignment - 1) / kAlignment * kAlignment);
+    auto* const at = reinterpret_cast<T*>(step_.data() + bytes.size());
+    for (int32_t i = 0; i < count; ++i) {
+      const T element = value(i);
+      bytes.insert(bytes.end(),
+                   reinterpret_cast<const std::byte*>(&element),
+                   reinterpret_cast<const std::byte*>(&element + 1));
+    }
+    return at;
+  };
+  int32_t* const ints = nullptr;
+  const auto first_row = [&](int32_t s) { return decodes ? s : s * rows; };
+  view_.token_ids = put(ints, num_rows, [&](int32_t i) {
+    return (position + 31 * i) % random_.files.spec.vocab_size;
+  });
+  view_.positions =
+      put(ints, num_rows, [&](int32_t i) { return decodes ? position : position + i; });
+  view_.row_seq = put(ints, num_rows, [&](int32_t i) { return decodes ? i : 0; });
+  view_.row_begin = put(ints, num_seqs + 1, first_row);
+  view_.logit_rows = put(ints, num_seqs, [&](int32_t s) { return first_row(s + 1) - 1; });
+  view_.pages.table_begin = put(static_cast<int64_t*>(nullptr), num_seqs, [&](int32_t s) {
+    return (decodes ? s : seq) * entries_;
+  });
+  ops_.upload(step_.data(), bytes.data(), static_cast<int64_t>(bytes.size()));
   view_.num_rows = num_rows;
   view_.num_seqs = num_seqs;
   view_.num_logit_rows = num_seqs;
   ops_.replay(decodes ? static_cast<uint64_t>(batch) : 0, [&] { model_.forward(view_); });
-  float logit = 0;  // the host waits for every step, as it must to know a token
-  ops_.download(&logit, model_.logits(1).data, sizeof(logit));
-  ops_.synchronize();
+  const int64_t mark = ops_.mark();
+  if (mark > 0) ops_.wait(mark - 1);
 }
 
 OfflineResult OfflineBench::prefill(int32_t batch, int32_t tokens, int repetitions) {
@@ -168,6 +167,7 @@ OfflineResult OfflineBench::prefill(int32_t batch, int32_t tokens, int repetitio
     for (int32_t seq = 0; seq < batch; ++seq)
       for (int32_t first = 0; first < tokens; first += chunk)
         step(seq, std::min(chunk, tokens - first), 1, first);
+    ops_.synchronize();
   });
   const HeadShape& heads = spec.layers[0].heads;
   const double layers = static_cast<double>(spec.layers.size());
@@ -187,6 +187,7 @@ OfflineResult OfflineBench::decode(int32_t batch, int32_t depth, int32_t tokens,
   lay_out(batch, depth + tokens);
   measure(result, repetitions, [&] {
     for (int32_t i = 0; i < tokens; ++i) step(0, 0, batch, depth + i);
+    ops_.synchronize();
   });
   const HeadShape& heads = spec.layers[0].heads;
   const auto layers = static_cast<int64_t>(spec.layers.size());

@@ -47,8 +47,8 @@ class OfflineBench {
   Model model_;
   PageShape page_;
   int64_t max_pages_;  // of one head
-  Buffer arena_, tables_, table_begin_, groups_, heads_;
-  Buffer token_ids_, positions_, row_seq_, row_begin_, logit_rows_, window_start_;
+  Buffer arena_, tables_, groups_, heads_, window_start_;
+  Buffer step_;  // what one brings
   StepView view_;
   int64_t entries_ = 0;  // of the table of one sequence
 };

@@ -19,9 +19,11 @@ namespace {
 constexpr int kRowQueries = 16;  // of a warp: the rows of an mma
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.69314718f;
-constexpr int32_t kSplitTiles = 2;  // of keys that are worth a block
+constexpr int64_t kProcessorBytes = 227 * 1024;  // of shared memory
+constexpr int64_t kStaticBytes = 4 * 1024;       // of a block, at most, beside its tiles
+constexpr int32_t kSplitTiles = 2;               // of keys that are worth a block
 // Of a block where lists have several lengths: when the short ones are read, no long one is left.
-constexpr int32_t kRaggedTiles = 64;
+constexpr int32_t kRaggedTokens = 8192;
 
 template <typename T, int kDim, int kWarpsQ, int kWarpsK, int kKeys, int kStages>
 struct Shape {
@@ -54,13 +56,18 @@ __device__ inline bool is_last(int32_t* arrived, int32_t count) {
   return last;
 }
 
+// Of a tile's rows: where their windows begin, and their positions.
+struct Span {
+  int32_t min_start, max_start, min_position, max_position;
+};
+
 template <typename T, int kDim, int kWarpsQ, int kWarpsK, int kKeys, int kStages>
 __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a) {
   using S = Shape<T, kDim, kWarpsQ, kWarpsK, kKeys, kStages>;
   constexpr int kNBlocks = S::kWarpKeys / 8;
   extern __shared__ uint4 shared[];
   __shared__ int64_t token_at[kStages][kKeys];  // byte offset of K in the arena; -1: nobody looks
-  __shared__ int32_t min_start, max_start, min_position, max_position;
+  __shared__ Span of_rows;
   T* tiles = reinterpret_cast<T*>(shared);  // [kStages][K, V][kKeys][kStride]
   start_next();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -78,20 +85,24 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
   const auto head_of = [&](int32_t query) {
     return kv_head * a.group + static_cast<int32_t>((tile.first + query) % a.group);
   };
-  if (threadIdx.x == 0) {
-    min_start = min_position = INT32_MAX;
-    max_start = max_position = -1;
+  Span span;
+  if (a.single_rows) {
+    const int32_t row = row_of(0);
+    span = {window_start[row], window_start[row], a.positions[row], a.positions[row]};
+  } else {
+    if (threadIdx.x == 0) of_rows = {INT32_MAX, -1, INT32_MAX, -1};
+    __syncthreads();
+    for (int32_t i = threadIdx.x; i < tile.count; i += S::kThreads) {
+      const int32_t row = row_of(i);
+      atomicMin(&of_rows.min_start, window_start[row]);
+      atomicMax(&of_rows.max_start, window_start[row]);
+      atomicMin(&of_rows.min_position, a.positions[row]);
+      atomicMax(&of_rows.max_position, a.positions[row]);
+    }
+    __syncthreads();
+    span = of_rows;
   }
-  __syncthreads();
-  for (int32_t i = threadIdx.x; i < tile.count; i += S::kThreads) {
-    const int32_t row = row_of(i);
-    atomicMin(&min_start, window_start[row]);
-    atomicMax(&max_start, window_start[row]);
-    atomicMin(&min_position, a.positions[row]);
-    atomicMax(&max_position, a.positions[row]);
-  }
-  __syncthreads();
-  const int32_t tile_start = min_start, tile_end = max_position + 1;
+  const int32_t tile_start = span.min_start, tile_end = span.max_position + 1;
 
   const KeyTiles keys(group, tile_start, tile_end, kKeys);
   // Short lists of keys take fewer blocks than there are.
@@ -136,7 +147,7 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
   __syncthreads();
   // Of tokens that earlier steps left: nobody writes them now.
   const auto is_old = [&](int32_t ordinal) {
-    return ordinal < end && (keys.tile(ordinal) + 1) * kKeys <= min_position;
+    return ordinal < end && (keys.tile(ordinal) + 1) * kKeys <= span.min_position;
   };
 #pragma unroll
   for (int s = 0; s < kStages - 1; ++s)
@@ -168,7 +179,8 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
           q[k][i] = pack<T>(pair.x, pair.y);
         }
     };
-    a.q.half ? load(static_cast<const __half*>(a.q.data)) : load(static_cast<const float*>(a.q.data));
+    a.q.half ? load(static_cast<const __half*>(a.q.data))
+             : load(static_cast<const float*>(a.q.data));
   }
 
   float out[kDim / 8][4] = {};
@@ -227,14 +239,14 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
         for (int i = 0; i < 4; ++i) s[n][i] = a.softcap * tanhf(s[n][i] * a.scale / a.softcap);
     }
     const int32_t first_key = base + warp_k * S::kWarpKeys + 2 * (lane % 4);
-    if (base + kKeys - 1 > min_position) {
+    if (base + kKeys - 1 > span.min_position) {
 #pragma unroll
       for (int n = 0; n < kNBlocks; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i)
           if (first_key + 8 * n + i % 2 > position[i / 2]) s[n][i] = -INFINITY;
     }
-    if (base < max_start) {
+    if (base < span.max_start) {
 #pragma unroll
       for (int n = 0; n < kNBlocks; ++n)
 #pragma unroll
@@ -382,19 +394,18 @@ void run(Attention a, const AttentionScratch& scratch, const Stream& stream) {
                             ? a.num_rows * tiles_of(a.group)
                             : int64_t{a.num_rows} * a.group / S::kTileQueries + a.num_seqs;
   const int64_t blocks = tiles * a.num_kv_heads;
-  const int64_t slots = int64_t{S::kSharedBytes <= 112 * 1024 ? 2 : 1} * scratch.num_processors;
+  constexpr int64_t kAtOnce = std::clamp<int64_t>(
+      kProcessorBytes / static_cast<int64_t>(S::kSharedBytes + kStaticBytes), 1, 4);
+  const int64_t slots = kAtOnce * scratch.num_processors;
   const int64_t split_bytes =
       int64_t{a.num_rows} * a.num_heads * (a.head_dim + 2) * int64_t{sizeof(float)};
   const int64_t at_once = slots / blocks;
-  const int64_t ragged =
-      a.single_rows && a.pages.num_groups > 1 && blocks <= kMostLists
-          ? int64_t{scratch.max_segments} * kSegmentTokens / (kRaggedTiles * kKeys)
-          : 0;
-  a.split_tiles = ragged > at_once ? kRaggedTiles : kSplitTiles;
-  const int64_t splits = std::max<int64_t>(1,
-                                           std::min({std::max(at_once, ragged),
-                                                     kMaxSplits,
-                                                     scratch.partials.bytes() / split_bytes}));
+  const int64_t ragged = a.single_rows && a.pages.num_groups > 1 && blocks <= kMostLists
+                             ? int64_t{scratch.max_segments} * kSegmentTokens / kRaggedTokens
+                             : 0;
+  a.split_tiles = ragged > at_once ? kRaggedTokens / kKeys : kSplitTiles;
+  const int64_t splits = std::max<int64_t>(
+      1, std::min({std::max(at_once, ragged), kMaxSplits, scratch.partials.bytes() / split_bytes}));
   if (splits > 1 || a.merges) {
     a.partials = scratch.partials.as<float>();
     a.max_segments = static_cast<int32_t>(splits);
@@ -416,7 +427,6 @@ void run(Attention a, const AttentionScratch& scratch, const Stream& stream) {
 // Devices with little shared memory (99 KiB a block) take large heads in smaller steps.
 template <typename T, int kDim>
 void run_dim(const Attention& a, const AttentionScratch& scratch, const Stream& stream) {
-  constexpr int64_t kStaticBytes = 4 * 1024;  // at most, beside the tiles
   constexpr bool kLarge = kDim > 128;
   constexpr int kWarpsQ = kLarge ? 4 : 8, kWarpsK = kLarge ? 2 : 4, kKeys = kLarge ? 32 : 64;
   constexpr int kStages = kLarge ? 2 : 3;

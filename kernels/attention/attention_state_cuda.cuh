@@ -28,7 +28,7 @@ struct Attention {
   float* partials;  // [row, head, segment][largest, sum, values[head_dim]]; null: nothing is split
   int32_t max_segments;
   int32_t split_tiles;  // of keys, at least, that are worth a block
-  int32_t* arrived;  // zeros, one for the blocks that split a list of keys: the last merges
+  int32_t* arrived;     // zeros, one for the blocks that split a list of keys: the last merges
 
   __device__ float logit(float product) const {
     const float x = scale * product;

@@ -531,8 +531,7 @@ TEST_CASE("lists of several lengths on the GPU are split by length", "[cuda]") {
   const auto expected = Feeder(*ref, c, lengths, 1).feed({4500, 70});
   Feeder feeder(*ops, c, lengths, 2);
   const auto got = feeder.feed({4498, 68});
-  for (size_t s = 0; s < lengths.size(); ++s)
-    CHECK(difference(got[s], expected[s]).nmse < 2e-6);
+  for (size_t s = 0; s < lengths.size(); ++s) CHECK(difference(got[s], expected[s]).nmse < 2e-6);
 }
 
 TEST_CASE("prefill that fills half of the GPU agrees with RefOps", "[cuda]") {
