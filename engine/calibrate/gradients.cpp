@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "kernels/base/check.h"
 #include "kernels/base/status.h"
@@ -196,7 +197,12 @@ void GradientModel::forward(std::span<const int32_t> tokens,
     sinks_ = gates->sinks;
     recent_ = gates->recent;
   }
-  reserve();
+  try {
+    reserve();
+  } catch (const CudaError& e) {
+    throw CudaError("gradients over " + std::to_string(rows_) + " tokens do not fit: " + e.what() +
+                    "; for calibrate: lower max-tokens, or device cpu");
+  }
 
   const int64_t hidden = spec_.hidden_dim;
   const Matrix x = matrix(x_, hidden), normed = matrix(normed_, hidden);

@@ -28,14 +28,14 @@ std::vector<float> loss_gradient(const GradientModel& model, const CalibrationSa
   for (const int32_t row : sample.rows)
     picked.insert(picked.end(), offset(row), offset(row) + static_cast<int64_t>(cols));
   std::vector<float> d_logits = model.logits(picked);
+  std::vector<double> parts(vocab);
   for (size_t r = 0; r < sample.rows.size(); ++r) {
     float* row = d_logits.data() + r * vocab;
     const float largest = *std::max_element(row, row + vocab);
     double sum = 0;
-    for (size_t i = 0; i < vocab; ++i) sum += std::exp(double{row[i]} - largest);
+    for (size_t i = 0; i < vocab; ++i) sum += parts[i] = std::exp(double{row[i]} - largest);
     const double scale = 1.0 / static_cast<double>(sample.rows.size());
-    for (size_t i = 0; i < vocab; ++i)
-      row[i] = static_cast<float>(std::exp(double{row[i]} - largest) / sum * scale);
+    for (size_t i = 0; i < vocab; ++i) row[i] = static_cast<float>(parts[i] / sum * scale);
     row[sample.tokens[static_cast<size_t>(sample.rows[r]) + 1]] -= static_cast<float>(scale);
   }
   const std::vector<float> d_picked = model.logits_backward(d_logits);
