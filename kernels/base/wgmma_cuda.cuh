@@ -43,6 +43,10 @@ __device__ inline void end_wgmma() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 // Until at most kGroups are under way; `sums` are complete then.
+template <int kGroups>
+__device__ inline void wait_wgmma() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
+}
 template <int kGroups, int kCount>
 __device__ inline void wait_wgmma(float (&sums)[kCount]) {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
@@ -170,9 +174,47 @@ __device__ inline void copy_box(
       "r"(shared_address(barrier))
       : "memory");
 }
-// Into the L2 cache; multiples of sixteen.
-__device__ inline void prefetch_bytes(const void* from, int32_t bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+// The same of what is read once: it leaves the L2 cache first.
+__device__ inline uint64_t evict_first() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ inline void copy_box_once(
+    std::byte* to, const CUtensorMap& map, int32_t column, int32_t row, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_address(to)),
+      "l"(&map),
+      "r"(column),
+      "r"(row),
+      "r"(shared_address(barrier)),
+      "l"(evict_first())
+      : "memory");
+}
+// Of a tensor of four dimensions.
+__device__ inline void copy_box_once(std::byte* to,
+                                     const CUtensorMap& map,
+                                     int32_t c0,
+                                     int32_t c1,
+                                     int32_t c2,
+                                     int32_t c3,
+                                     uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(shared_address(to)),
+      "l"(&map),
+      "r"(c0),
+      "r"(c1),
+      "r"(c2),
+      "r"(c3),
+      "r"(shared_address(barrier)),
+      "l"(evict_first())
+      : "memory");
+}
+// The map itself comes closer.
+__device__ inline void prefetch_map(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 __device__ inline void wait_barrier(uint64_t* barrier, uint32_t parity) {
   asm volatile(
@@ -181,25 +223,6 @@ __device__ inline void wait_barrier(uint64_t* barrier, uint32_t parity) {
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
       "@!done bra again;\n}" ::"r"(shared_address(barrier)),
       "r"(parity)
-      : "memory");
-}
-// The same of a tensor of four dimensions.
-__device__ inline void copy_box(std::byte* to,
-                                const CUtensorMap& map,
-                                int32_t c0,
-                                int32_t c1,
-                                int32_t c2,
-                                int32_t c3,
-                                uint64_t* barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
-      "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared_address(to)),
-      "l"(&map),
-      "r"(c0),
-      "r"(c1),
-      "r"(c2),
-      "r"(c3),
-      "r"(shared_address(barrier))
       : "memory");
 }
 // The block's numbered barriers: `threads` of both kinds together.

@@ -50,12 +50,6 @@ struct Input {
 
   __device__ Input(const float* row, const float* weight, float eps, int32_t cols)
       : x(row), norm(weight), scale(weight != nullptr ? rms_scale<true>(row, cols, eps) : 1.0f) {}
-  // The norm's weight, before the row is there.
-  static __device__ void prefetch(const float* weight, int32_t cols) {
-    if (weight == nullptr) return;
-    for (int32_t c = 32 * threadIdx.x; c < cols; c += 32 * kNormThreads)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(weight + c));
-  }
   __device__ float4 four(int32_t i) const {
     const float4 v = reinterpret_cast<const float4*>(x)[i];
     if (norm == nullptr) return v;
@@ -121,7 +115,7 @@ __device__ inline void quantise_row(const Input& in, int32_t cols, uint8_t* to) 
 __global__ void __launch_bounds__(kNormThreads) quantise_kernel(
     const float* x, int64_t x_stride, const float* norm, float eps, int32_t cols, uint8_t* to) {
   start_next();
-  Input::prefetch(norm, cols);
+  if (norm != nullptr) prefetch_weight(norm, cols);
   wait_for_previous();
   quantise_row(Input(x + blockIdx.x * x_stride, norm, eps, cols),
                cols,
@@ -154,7 +148,9 @@ __global__ void __launch_bounds__(kRows == 1 ? kSingleThreads : kThreads, 1)
   start_next();
   auto pair = static_cast<int32_t>(threadIdx.x / 32 * gridDim.x + blockIdx.x);
   if (pair < a.pairs) load(now, pair, lane);
-  if constexpr (kOwn) Input::prefetch(a.norm, a.cols);
+  if constexpr (kOwn) {
+    if (a.norm != nullptr) prefetch_weight(a.norm, a.cols);
+  }
   wait_for_previous();
   if constexpr (kOwn) {
     const Input in(reinterpret_cast<const float*>(a.x), a.norm, a.eps, a.cols);

@@ -8,7 +8,7 @@
 
 namespace headwater::cuda {
 
-// Of activations: fewer are for few_rows(), more for cuBLAS.
+// Whether few enough rows for this, and too many for few_rows().
 bool can_run_half_rows(const CudaWeight::Part& part, int64_t x_rows);
 // Whether half_rows() does the gate on the way.
 bool can_gate_half_rows(const CudaWeight::Part& part, int64_t x_rows);
@@ -16,7 +16,6 @@ bool can_gate_half_rows(const CudaWeight::Part& part, int64_t x_rows);
 void half_rows(const CudaWeight::Part& part,
                const FusedLinear& product,
                bool add,
-               int32_t num_processors,
                const Stream& stream);
 
 }  // namespace headwater::cuda

@@ -277,7 +277,7 @@ void linear(const CudaWeight& weight,
       quantised = quantised || (x.rows > 1 && multiplies_integers(part.format));
     } else if (can_run_half_rows(part, x.rows)) {
       of_part.x = x16 = narrowed(x16, scratch, stream);
-      half_rows(part, of_part, add, num_processors, stream);
+      half_rows(part, of_part, add, stream);
     } else if (can_run_block_rows(part, x.rows)) {
       if (arranged.data == nullptr) arranged = arrange(x, scratch.arranged.data(), stream);
       block_rows(part, arranged, columns, add, num_processors, stream);

@@ -51,9 +51,9 @@ bool can_fuse(const CudaWeight& weight, const FusedLinear& product);
 // out = gate(norm(x) * W^T) where can_fuse(), or out (+)= x * W^T without norm and gate.
 // Up to 4 rows (8 of F32 and BF16): on the blocks, scalar formats in fp32, others with activations
 // of 15 bits (dots_cuda.cuh). More: the weight and the activations as f16, 11 significant bits, on
-// the tensor cores, summed in fp32; up to 64 rows block formats are decoded on the way there
-// (mma_rows_cuda.cuh, block_rows_cuda.cuh), and F16 weights on Hopper come at the bandwidth of
-// memory up to 16 (half_rows_cuda.cuh). F32 weights likewise in TF32.
+// the tensor cores, summed in fp32; up to 64 rows on Hopper F16 weights and blocks come at what
+// memory gives (half_rows_cuda.cuh, block_rows_cuda.cuh), elsewhere blocks are decoded on the way
+// (mma_rows_cuda.cuh). F32 weights likewise in TF32.
 void linear(const CudaWeight& weight,
             const FusedLinear& product,
             bool add,

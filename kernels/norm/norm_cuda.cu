@@ -19,6 +19,7 @@ __global__ void rms_norm_kernel(const In* x,
                                 int64_t out_stride,
                                 int64_t cols) {
   start_next();
+  prefetch_weight(weight, cols);
   wait_for_previous();
   const In* in = x + blockIdx.x * x_stride;
   Out* row = out + blockIdx.x * out_stride;

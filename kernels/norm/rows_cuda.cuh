@@ -34,6 +34,12 @@ __device__ inline float rms_scale(const T* x, int64_t cols, float eps) {
   return 1.0f / sqrtf(total / static_cast<float>(cols) + eps);
 }
 
+// A norm's weight into the L2 cache, before the row is there; by kNormThreads.
+__device__ inline void prefetch_weight(const float* weight, int64_t cols) {
+  for (int64_t c = 32 * threadIdx.x; c < cols; c += 32 * kNormThreads)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(weight + c));
+}
+
 __device__ inline float4 normalised(float4 x, float scale, float4 weight) {
   return {x.x * scale * weight.x,
           x.y * scale * weight.y,
