@@ -5,6 +5,7 @@
 // A lane decodes a run of 32 elements at once, the four lanes of a row 128 elements; so the
 // activations lie in that order (arrange_kernel).
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/base/launch_cuda.cuh"
 #include "kernels/base/tensor_map_cuda.cuh"
@@ -33,6 +34,7 @@ struct BlockRows {
   int64_t w_row_bytes;
   int32_t w_rows, cols;
   int32_t tiles, stages;
+  int32_t gated;  // rows from a gate to what it gates; 0: no gate
 };
 
 template <QuantFormat kFormat, int kXRows>
@@ -145,15 +147,25 @@ __global__ void __launch_bounds__(kRegisterThreads, 1)
   int ahead_slot = 0;
   const auto copy_ahead = [&] {
     if (ahead.there()) {
-      S::S::template copy<kWarpRows>(a.w,
-                                     a.w_row_bytes,
-                                     a.w_rows,
-                                     a.cols / planes_of(kFormat).elements,
-                                     ahead.tile * kTileRows + warp * kWarpRows,
-                                     ahead.stage,
-                                     slots + ahead_slot * S::kWarpBytes,
-                                     S::kPitch,
-                                     lane);
+      const auto copy = [&]<int kRows>(std::integral_constant<int, kRows>, int32_t first, int to) {
+        S::S::template copy<kRows>(a.w,
+                                   a.w_row_bytes,
+                                   a.w_rows,
+                                   a.cols / planes_of(kFormat).elements,
+                                   first,
+                                   ahead.stage,
+                                   slots + ahead_slot * S::kWarpBytes + to * S::kPitch,
+                                   S::kPitch,
+                                   lane);
+      };
+      const int32_t first = ahead.tile * kTileRows + warp * kWarpRows;
+      if (a.gated == 0) {
+        copy(std::integral_constant<int, kWarpRows>{}, first, 0);
+      } else {
+        constexpr std::integral_constant<int, kGateRows> kHalf;
+        copy(kHalf, first / 2, 0);
+        copy(kHalf, first / 2 + a.gated, kGateRows);
+      }
       ahead.advance();
       ahead_slot = ahead_slot + 1 == S::kSlots ? 0 : ahead_slot + 1;
     }
@@ -225,11 +237,11 @@ int32_t ceil_div(int64_t a, int64_t b) { return static_cast<int32_t>((a + b - 1)
 
 template <QuantFormat kFormat, int kXRows>
 void run(const CudaWeight::Part& part,
-         Matrix x,
-         Matrix out,
+         const FusedLinear& product,
          bool add,
          int32_t num_processors,
          const Stream& stream) {
+  const Matrix& x = product.x;
   BlockRows args{};
   args.w = part.data;
   args.w_row_bytes = part.row_bytes;
@@ -237,6 +249,7 @@ void run(const CudaWeight::Part& part,
   args.cols = static_cast<int32_t>(part.cols);
   args.tiles = ceil_div(part.rows, kTileRows);
   args.stages = ceil_div(part.cols, kStageElements);
+  args.gated = product.gate == Gate::kNone ? 0 : args.w_rows / 2;
   const CUtensorMap x_map =
       tensor_map<2>(CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
                     x.data,
@@ -247,16 +260,17 @@ void run(const CudaWeight::Part& part,
   constexpr auto kKernel = block_rows_kernel<kFormat, kXRows>;
   HW_CUDA(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kBytes));
   const int32_t splits = splits_of<kKernel>(args.tiles, args.stages, S::kBytes);
-  launch_clusters(stream,
-                  kKernel,
-                  dim3(static_cast<unsigned>(std::min(args.tiles, num_processors / splits)),
-                       static_cast<unsigned>(splits)),
-                  dim3(1, static_cast<unsigned>(splits)),
-                  kSomeRowsThreads,
-                  S::kBytes,
-                  args,
-                  Output(out, part.rows, Gate::kNone, add),
-                  x_map);
+  launch_clusters(
+      stream,
+      kKernel,
+      dim3(static_cast<unsigned>(splits > 1 ? args.tiles : std::min(args.tiles, num_processors)),
+           static_cast<unsigned>(splits)),
+      dim3(1, static_cast<unsigned>(splits)),
+      kSomeRowsThreads,
+      S::kBytes,
+      args,
+      Output(product.out, part.rows, product.gate, add),
+      x_map);
 }
 
 }  // namespace
@@ -290,19 +304,19 @@ Matrix arrange(Matrix x, void* scratch, const Stream& stream) {
 }
 
 void block_rows(const CudaWeight::Part& part,
-                Matrix x,
-                Matrix out,
+                const FusedLinear& product,
                 bool add,
                 int32_t num_processors,
                 const Stream& stream) {
+  const int64_t rows = product.x.rows;
   with_format(part.format, [&](auto format) {
     constexpr QuantFormat kFormat = decltype(format)::value;
     if constexpr (planes_of(kFormat).elements > 1) {
-      const auto with = x.rows <= 8    ? run<kFormat, 8>
-                        : x.rows <= 16 ? run<kFormat, 16>
-                        : x.rows <= 32 ? run<kFormat, 32>
-                                       : run<kFormat, 64>;
-      with(part, x, out, add, num_processors, stream);
+      const auto with = rows <= 8    ? run<kFormat, 8>
+                        : rows <= 16 ? run<kFormat, 16>
+                        : rows <= 32 ? run<kFormat, 32>
+                                     : run<kFormat, 64>;
+      with(part, product, add, num_processors, stream);
     }
   });
 }

@@ -13,10 +13,9 @@ int64_t arranged_bytes(int64_t cols);  // of the most rows
 // x as block_rows() takes it, in the scratch: rows of whole multiples of 128 f16, one behind
 // another.
 Matrix arrange(Matrix x, void* scratch, const Stream& stream);
-// out (+)= x * part^T; x: as arrange() left it.
+// out = gate(x * part^T), or out (+)= x * part^T; x: as arrange() left it; no norm.
 void block_rows(const CudaWeight::Part& part,
-                Matrix x,
-                Matrix out,
+                const FusedLinear& product,
                 bool add,
                 int32_t num_processors,
                 const Stream& stream);

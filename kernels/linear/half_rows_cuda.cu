@@ -164,10 +164,6 @@ bool can_run_half_rows(const CudaWeight::Part& part, int64_t x_rows) {
          x_rows <= kMostXRows && has_body<half_rows_kernel<8>>();
 }
 
-bool can_gate_half_rows(const CudaWeight::Part& part, int64_t x_rows) {
-  return can_run_half_rows(part, x_rows) && part.rows % (2 * kGateRows) == 0;
-}
-
 void half_rows(const CudaWeight::Part& part,
                const FusedLinear& product,
                bool add,

@@ -10,8 +10,6 @@ namespace headwater::cuda {
 
 // Whether few enough rows for this, and too many for few_rows().
 bool can_run_half_rows(const CudaWeight::Part& part, int64_t x_rows);
-// Whether half_rows() does the gate on the way.
-bool can_gate_half_rows(const CudaWeight::Part& part, int64_t x_rows);
 // out = gate(x * part^T), or out (+)= x * part^T; x: f16, rows at multiples of 16 bytes; no norm.
 void half_rows(const CudaWeight::Part& part,
                const FusedLinear& product,

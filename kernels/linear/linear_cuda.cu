@@ -234,12 +234,15 @@ std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
 }
 
 bool can_fuse(const CudaWeight& weight, const FusedLinear& product) {
+  constexpr int kGatedRows = 16;  // half_rows() and block_rows() take eight of either kind together
+  const Matrix& x = product.x;
   if (product.gate != Gate::kNone && (weight.parts.size() > 1 || weight.rows % 2 != 0))
     return false;
   return std::ranges::all_of(weight.parts, [&](const CudaWeight::Part& part) {
-    if (can_run_few_rows(part, product.x))
-      return product.norm == nullptr || can_normalise(part, product.x, product.norm);
-    return product.norm == nullptr && can_gate_half_rows(part, product.x.rows);
+    if (can_run_few_rows(part, x))
+      return product.norm == nullptr || can_normalise(part, x, product.norm);
+    const bool gates = can_run_half_rows(part, x.rows) || can_run_block_rows(part, x.rows);
+    return product.norm == nullptr && gates && part.rows % kGatedRows == 0;
   });
 }
 
@@ -280,7 +283,8 @@ void linear(const CudaWeight& weight,
       half_rows(part, of_part, add, stream);
     } else if (can_run_block_rows(part, x.rows)) {
       if (arranged.data == nullptr) arranged = arrange(x, scratch.arranged.data(), stream);
-      block_rows(part, arranged, columns, add, num_processors, stream);
+      of_part.x = arranged;
+      block_rows(part, of_part, add, num_processors, stream);
     } else if (can_run_mma_rows(part, x.rows)) {
       x16 = narrowed(x16, scratch, stream);
       mma_rows(part, x16, columns, add, num_processors, stream);

@@ -45,7 +45,7 @@ std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
 DType linear_dtype(const CudaWeight& weight, int64_t num_rows);
 
 // Whether linear() does the norm and the gate, if any, on the way: products of few rows do, and
-// those of some rows of F16 do the gate.
+// those of some rows on Hopper do the gate.
 bool can_fuse(const CudaWeight& weight, const FusedLinear& product);
 
 // out = gate(norm(x) * W^T) where can_fuse(), or out (+)= x * W^T without norm and gate.

@@ -363,25 +363,29 @@ TEST_CASE("products of some rows with F16 weights agree with RefOps on the GPU",
   }
 }
 
-TEST_CASE("gates behind F16 products of some rows agree with RefOps on the GPU", "[cuda]") {
+TEST_CASE("gates behind products of some rows agree with RefOps on the GPU", "[cuda]") {
   const auto ops = testing::cuda_or_skip();
   if (!ops) return;
   ThreadPool pool(4);
   const auto ref = make_ref_ops(pool);
-  for (const int64_t rows : {16, 80, 128, 400, 2064})
-    for (const int64_t cols : {64, 200, 1024})
-      for (const int64_t m : {5, 8, 16, 33, 64})
-        for (const Gate gate : {Gate::kSilu, Gate::kGeluTanh}) {
-          const Stored stored(QuantFormat::kF16, rows, cols, 5);
-          const auto x = Random(8).values(m * cols, 2.0f);
-          const auto weight = ops->load_weight({&stored.view, 1});
-          CAPTURE(rows, cols, m, static_cast<int>(gate));
-          const auto d = difference(
-              layer_product(*ops, stored, x, m, gate, true, ops->linear_dtype(*weight, m)),
-              layer_product(*ref, stored, x, m, gate, true));
-          CAPTURE(d);
-          CHECK(d.nmse < 2e-6);
-        }
+  const auto check = [&](QuantFormat format, int64_t rows, int64_t cols, int64_t m, Gate gate) {
+    if (cols % quant_traits(format).block_elements != 0) return;
+    const Stored stored(format, rows, cols, 5);
+    const auto x = Random(8).values(m * cols, 2.0f);
+    const auto weight = ops->load_weight({&stored.view, 1});
+    CAPTURE(quant_traits(format).name, rows, cols, m, static_cast<int>(gate));
+    const auto d =
+        difference(layer_product(*ops, stored, x, m, gate, true, ops->linear_dtype(*weight, m)),
+                   layer_product(*ref, stored, x, m, gate, true));
+    CAPTURE(d);
+    CHECK(d.nmse < 2e-6);
+  };
+  for (const QuantFormat format : {QuantFormat::kF16, QuantFormat::kQ8_0, QuantFormat::kQ4_K})
+    for (const int64_t rows : {16, 80, 400, 2064})
+      for (const int64_t cols : {64, 200, 1024})
+        for (const int64_t m : {5, 8, 16, 33, 64})
+          for (const Gate gate : {Gate::kSilu, Gate::kGeluTanh}) check(format, rows, cols, m, gate);
+  check(QuantFormat::kQ6_K, 40960, 256, 33, Gate::kSilu);  // more tiles than processors
 }
 
 // Outputs of every row-wise operation, in the order of the calls; those that may be f16 as
