@@ -145,9 +145,10 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
     if (fetched < end) fetched = next_from(fetched + 1);
   }
   __syncthreads();
-  // Of tokens that earlier steps left: nobody writes them now.
+  // Of tokens that earlier steps left: nobody writes them now. (Of several rows the first ones
+  // write what the later ones see.)
   const auto is_old = [&](int32_t ordinal) {
-    return ordinal < end && (keys.tile(ordinal) + 1) * kKeys <= span.min_position;
+    return a.single_rows && ordinal < end && (keys.tile(ordinal) + 1) * kKeys <= span.min_position;
   };
 #pragma unroll
   for (int s = 0; s < kStages - 1; ++s)
