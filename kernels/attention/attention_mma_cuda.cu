@@ -23,7 +23,7 @@ constexpr int64_t kProcessorBytes = 227 * 1024;  // of shared memory
 constexpr int64_t kStaticBytes = 4 * 1024;       // of a block, at most, beside its tiles
 constexpr int32_t kSplitTiles = 2;               // of keys that are worth a block
 // Of a block where lists have several lengths: when the short ones are read, no long one is left.
-constexpr int32_t kRaggedTokens = 8192;
+constexpr int32_t kRaggedTokens = 2048;
 
 template <typename T, int kDim, int kWarpsQ, int kWarpsK, int kKeys, int kStages>
 struct Shape {
