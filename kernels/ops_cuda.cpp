@@ -1,4 +1,4 @@
-// CudaOps: one GPU, one stream. Activations are f32; weights and pages keep their formats. Host
+// CudaOps: one GPU, one stream. The residual is f32; weights and pages keep their formats. Host
 // code only: the kernels are in the *_cuda.cu files.
 #include <algorithm>
 #include <optional>
