@@ -1,14 +1,16 @@
 #!/bin/sh
 # Builds docker/Dockerfile where no Docker engine runs, starts the server from the image's root file
-# system as the image's user, and asks it a question. Needs root, the network, debootstrap and buildah
-# (docker/install-deps.sh --image); exits 77 (skipped) without. The base system is kept between runs
-# in build/image.
+# system as the image's user, and asks it a question. With the argument `cuda`: docker/Dockerfile.cuda,
+# for one architecture; its server answers on the CPU, as the test's root has no GPU. Needs root, the
+# network, debootstrap and buildah (docker/install-deps.sh --image); exits 77 (skipped) without. The
+# base system is kept between runs in build/image.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
 work=$root/build/image
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
-max_mb=100
+file=docker/Dockerfile max_mb=100 preset=
+if [ "${1:-}" = cuda ]; then file=docker/Dockerfile.cuda max_mb=1000 preset=release; fi
 port=${PORT:-18080}
 
 skip() {
@@ -59,8 +61,8 @@ fi
 # The compiler cache, where there is one, serves this build too.
 cache=$(ccache --get-config cache_dir 2>/dev/null || true)
 buildah bud --isolation chroot --layers --build-arg BASE=localhost/headwater-base \
-  ${cache:+--volume "$cache:/root/.cache/ccache"} \
-  --file docker/Dockerfile --tag headwater .
+  ${preset:+--build-arg PRESET=$preset} ${cache:+--volume "$cache:/root/.cache/ccache"} \
+  --file "$file" --tag headwater .
 
 container=$(buildah from headwater)
 mount=$(buildah mount "$container")
