@@ -1,8 +1,9 @@
 // Attention over pages on the GPU, and the sums of what windows drop; contracts in kernels/ops.h.
 // Asynchronous on the stream; q and out are f32 or f16, pages of any DType. Engine thread.
 //
-// Two kernels. The general one, fp32, is for every page format, head size and selection, and the
-// only one in deterministic mode; the one on tensor cores (attention_mma_cuda.cu) is for the rest.
+// Three kernels. The general one, fp32, is for every page format, head size and selection, and the
+// only one in deterministic mode; those on tensor cores (attention_mma_cuda.cu, and for prefill on
+// Hopper attention_wgmma_cuda.cu) are for the rest.
 //
 // In the general one keys are taken in segments of kSegmentTokens positions, aligned to position 0.
 // Each has its own softmax; segments are merged in the order of positions, folded and virtual

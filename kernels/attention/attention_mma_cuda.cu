@@ -19,7 +19,7 @@ namespace {
 constexpr int kRowQueries = 16;  // of a warp: the rows of an mma
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.69314718f;
-constexpr int64_t kProcessorBytes = 227 * 1024;  // of shared memory
+constexpr int64_t kProcessorBytes = 227 * 1024;  // of shared memory, on Hopper
 constexpr int64_t kStaticBytes = 4 * 1024;       // of a block, at most, beside its tiles
 constexpr int32_t kSplitTiles = 2;               // of keys that are worth a block
 // Of a block where lists have several lengths: when the short ones are read, no long one is left.

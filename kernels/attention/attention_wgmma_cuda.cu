@@ -31,16 +31,6 @@ struct Shape {
   static constexpr int kSharedBytes = kQueryBytes + 2 * kStages * kTileBytes + kSwizzleAlign;
 };
 
-// The use of a ring that comes next.
-struct Turn {
-  int slot = 0;
-  uint32_t parity = 0;
-  __device__ void advance() {
-    slot = slot + 1 == kStages ? 0 : slot + 1;
-    if (slot == 0) parity ^= 1;
-  }
-};
-
 template <typename T, int kDim>
 __global__ void __launch_bounds__(kThreads, 1)
     wgmma_kernel(Attention a, const __grid_constant__ CUtensorMap map) {
@@ -139,7 +129,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       copy(k_tiles + turn.slot * S::kTileBytes, token, 0, &k_full[turn.slot]);
       wait_barrier(&v_free[turn.slot], turn.parity ^ 1);
       copy(v_tiles + turn.slot * S::kTileBytes, token, group.page.k_bytes(), &v_full[turn.slot]);
-      turn.advance();
+      turn.advance(kStages);
       ordinal = next;
       token = next_token;
     }
@@ -271,7 +261,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   pass_turn();
   wait_wgmma<0>(s);
   release(&k_free[0]);
-  k_turn.advance();
+  k_turn.advance(kStages);
   soften(ordinal);
   pack_weights();
   for (ordinal = next_from(ordinal + 1); ordinal < keys.count; ordinal = next_from(ordinal + 1)) {
@@ -283,11 +273,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     pass_turn();
     wait_wgmma<1>(s);
     release(&k_free[k_turn.slot]);
-    k_turn.advance();
+    k_turn.advance(kStages);
     soften(ordinal);
     wait_wgmma<0>(out);
     release(&v_free[v_turn.slot]);
-    v_turn.advance();
+    v_turn.advance(kStages);
 #pragma unroll
     for (int i = 0; i < kDim / 2; ++i) out[i] *= keep[i / 2 % 2];
     pack_weights();
@@ -384,21 +374,14 @@ void run(const Attention& a, int64_t blocks, const Stream& stream) {
          rows_of<T>(a.pages.arena, kDim));
 }
 
-// Of the code that this device runs, only sm_90a's has a body, which takes shared memory.
-bool is_compiled() {
-  cudaFuncAttributes attributes{};
-  HW_CUDA(cudaFuncGetAttributes(&attributes, wgmma_kernel<__half, 64>));
-  return attributes.sharedSizeBytes > 0;
-}
-
 }  // namespace
 
 bool attention_wgmma(const Attention& a,
                      DType format,
                      int32_t num_processors,
                      const Stream& stream) {
-  static const bool compiled = is_compiled();
-  if (!compiled || a.selects || a.single_rows || a.softcap > 0 || format == DType::kF32)
+  if (!has_body<wgmma_kernel<__half, 64>>() || a.selects || a.single_rows || a.softcap > 0 ||
+      format == DType::kF32)
     return false;
   if (a.head_dim != 64 && a.head_dim != 128) return false;
   const int64_t tiles = int64_t{a.num_rows} * a.group / kTileQueries + a.num_seqs;

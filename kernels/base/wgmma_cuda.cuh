@@ -1,7 +1,7 @@
 // The instructions that attention and products on Hopper's tensor cores are made of
-// (attention_wgmma_cuda.cu, half_rows_cuda.cu), sm_90a. Layouts: PTX ISA, "Asynchronous Warpgroup
-// Level Matrix Instructions". A tile in shared memory lies as one matrix of 64 columns (128 bytes)
-// behind the other, swizzled.
+// (attention_wgmma_cuda.cu, half_rows_cuda.cu, block_rows_cuda.cu), sm_90a. Layouts: PTX ISA,
+// "Asynchronous Warpgroup Level Matrix Instructions". A tile in shared memory lies as one matrix of
+// 64 columns (128 bytes) behind the other, swizzled.
 #pragma once
 
 #include <cuda.h>
@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/base/cuda.cuh"
 #include "kernels/base/elements_cuda.cuh"
 #include "kernels/base/mma_cuda.cuh"
 
@@ -249,6 +250,28 @@ __device__ inline uint4 load_query(const Element* from) {
           pack<T>(low.z, low.w),
           pack<T>(high.x, high.y),
           pack<T>(high.z, high.w)};
+}
+
+// The use of a ring that comes next.
+struct Turn {
+  int slot = 0;
+  uint32_t parity = 0;
+  __device__ void advance(int slots) {
+    slot = slot + 1 == slots ? 0 : slot + 1;
+    if (slot == 0) parity ^= 1;
+  }
+};
+
+// Of the code that this device runs, only sm_90a's has a body, which takes shared memory. On the
+// host.
+template <auto kKernel>
+bool has_body() {
+  static const bool has = [] {
+    cudaFuncAttributes attributes{};
+    HW_CUDA(cudaFuncGetAttributes(&attributes, kKernel));
+    return attributes.sharedSizeBytes > 0;
+  }();
+  return has;
 }
 
 }  // namespace headwater::cuda

@@ -22,16 +22,6 @@ constexpr int kSomeRowsThreads = kMultiplierThreads + 32;
 constexpr int kGateRows = 8;    // of the gate, then as many that they gate, in turns
 constexpr int kMostSplits = 8;  // blocks of a cluster
 
-// The use of a ring that comes next.
-struct Turn {
-  int slot = 0;
-  uint32_t parity = 0;
-  __device__ void advance(int slots) {
-    slot = slot + 1 == slots ? 0 : slot + 1;
-    if (slot == 0) parity ^= 1;
-  }
-};
-
 // Piece `split` of the inputs, of which there are count.
 struct Share {
   int32_t begin, end;
@@ -154,17 +144,6 @@ int32_t splits_of(int32_t tiles, int32_t pieces, int shared_bytes) {
   int32_t splits = std::min(kMostSplits, pieces);
   while (splits > 1 && tiles > most_clusters[splits]) --splits;
   return splits;
-}
-
-// Of the code that this device runs, only sm_90a's has a body, which takes shared memory.
-template <auto kKernel>
-bool has_body() {
-  static const bool has = [] {
-    cudaFuncAttributes attributes{};
-    HW_CUDA(cudaFuncGetAttributes(&attributes, kKernel));
-    return attributes.sharedSizeBytes > 0;
-  }();
-  return has;
 }
 
 }  // namespace headwater::cuda
