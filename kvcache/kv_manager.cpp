@@ -171,9 +171,15 @@ bool KvManager::reserve(SequenceKv& seq, int32_t num_tokens) {
   }
   if (nothing) return true;
   if (!make_room(needed)) return false;
+  const auto allocate = [&](int32_t g, int32_t first_page, int32_t num_pages) {
+    std::vector<RowId> rows = pool_.allocate(g, num_pages);
+    for (int32_t i = 0; i < num_pages; ++i)
+      if (group(g).has_record(first_page + i)) pool_.add_records(g, rows[static_cast<size_t>(i)]);
+    return rows;
+  };
   for (int32_t g = 0; g < geometry_.num_groups(); ++g) {
     if (const RowId shared = shared_open_row(g); shared != kNoRow) {
-      const RowId own = pool_.allocate(g, group(g).has_record(open_page));
+      const RowId own = allocate(g, open_page, 1)[0];
       const auto copy =
           [&](int64_t bytes, std::span<const PageId> from, std::span<const PageId> to) {
             copies_.push_back({bytes, {from.begin(), from.end()}, {to.begin(), to.end()}});
@@ -185,8 +191,9 @@ bool KvManager::reserve(SequenceKv& seq, int32_t num_tokens) {
       set_row(seq, g, open_page, own);
     }
     const auto have = static_cast<int32_t>(seq.groups_[static_cast<size_t>(g)].rows.size());
+    const std::vector<RowId> rows = allocate(g, have, std::max(0, pages - have));
     for (int32_t page = have; page < pages; ++page)
-      set_row(seq, g, page, pool_.allocate(g, group(g).has_record(page)));
+      set_row(seq, g, page, rows[static_cast<size_t>(page - have)]);
   }
   return true;
 }

@@ -56,28 +56,36 @@ bool KvPool::fits(std::span<const RowDemand> demand) const {
   return allocator_.fits(pages_per_class);
 }
 
-RowId KvPool::allocate(int32_t group_idx, bool with_records) {
+std::vector<RowId> KvPool::allocate(int32_t group_idx, int64_t num_rows) {
   Group& group = groups_[static_cast<size_t>(group_idx)];
-  if (group.spare.empty()) {
-    group.spare.push_back(static_cast<RowId>(group.rows.size()));
-    group.rows.emplace_back();
-    group.ids.resize(group.rows.size() * static_cast<size_t>(group.num_heads));
-    if (group.record_bytes > 0) group.record_ids.resize(group.ids.size());
+  const auto heads = static_cast<size_t>(group.num_heads), count = static_cast<size_t>(num_rows);
+  std::vector<PageId> pages(count * heads);  // [head, row]
+  HW_CHECK(allocator_.allocate(group.page_class, pages), "allocate() without fits()", group_idx);
+  std::vector<RowId> rows(count);
+  for (size_t i = 0; i < count; ++i) {
+    if (group.spare.empty()) {
+      group.spare.push_back(static_cast<RowId>(group.rows.size()));
+      group.rows.emplace_back();
+      group.ids.resize(group.rows.size() * heads);
+      if (group.record_bytes > 0) group.record_ids.resize(group.ids.size());
+    }
+    rows[i] = group.spare.back();
+    group.spare.pop_back();
+    group.rows[static_cast<size_t>(rows[i])] = {.readers = 1, .live = true};
+    for (size_t head = 0; head < heads; ++head)
+      group.ids[static_cast<size_t>(rows[i]) * heads + head] = pages[head * count + i];
   }
-  const RowId row = group.spare.back();
-  group.spare.pop_back();
-  const auto take = [&](int32_t page_class, std::vector<PageId>& ids) {
-    const auto heads = static_cast<size_t>(group.num_heads);
-    const bool allocated = allocator_.allocate(
-        page_class, std::span(ids).subspan(static_cast<size_t>(row) * heads, heads));
-    HW_CHECK(allocated, "allocate() without fits(), group", group_idx);
-  };
-  take(group.page_class, group.ids);
-  if (with_records) take(group.record_class, group.record_ids);
-  group.rows[static_cast<size_t>(row)] = {
-      .readers = 1, .node = -1, .stamp = 0, .live = true, .has_records = with_records};
-  count(group.live, with_records);
-  return row;
+  group.live.rows += num_rows;
+  return rows;
+}
+
+void KvPool::add_records(int32_t group_idx, RowId row) {
+  Group& group = groups_[static_cast<size_t>(group_idx)];
+  const auto heads = static_cast<size_t>(group.num_heads);
+  const auto ids = std::span(group.record_ids).subspan(static_cast<size_t>(row) * heads, heads);
+  HW_CHECK(allocator_.allocate(group.record_class, ids), "add_records() without fits()", group_idx);
+  at(group_idx, row).has_records = true;
+  ++group.live.records;
 }
 
 void KvPool::add_reader(int32_t group, RowId row) {

@@ -43,8 +43,11 @@ class KvPool {
 
   // Whether demand[g] of every group g could be allocated together now.
   bool fits(std::span<const RowDemand> demand) const;
-  // The caller made sure that it fits. The new row has one reader.
-  RowId allocate(int32_t group, bool with_records);
+  // Rows of consecutive logical pages; a head's pages lie beside each other where the arena has
+  // room, so that who reads one list meets few translations. The caller made sure that they fit.
+  // Each has one reader and no records.
+  std::vector<RowId> allocate(int32_t group, int64_t num_rows);
+  void add_records(int32_t group, RowId row);
   void add_reader(int32_t group, RowId row);
   // The last reader gone: a row of the index becomes cached (the latest used), any other is freed.
   void drop_reader(int32_t group, RowId row);
