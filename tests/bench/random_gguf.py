@@ -33,7 +33,7 @@ TYPES = {  # number, weights of a block, its bytes, where its f16 scales are
 }
 U32, F32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
 ALIGNMENT = 32
-PERIOD_BLOCKS = 1 << 17
+PERIOD_BLOCKS = (1 << 17) - 1  # odd: no two rows of a matrix are equal, nor two logits
 WRITERS = min(16, os.cpu_count())
 
 
