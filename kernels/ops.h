@@ -42,6 +42,8 @@ struct StepView {
   int32_t num_rows = 0;
   int32_t num_seqs = 0;
   int32_t num_logit_rows = 0;
+  // No position reaches it; steps that replay() one another have the same. 0: not known.
+  int32_t position_bound = 0;
   const int32_t* token_ids = nullptr;   // [num_rows]
   const int32_t* positions = nullptr;   // [num_rows]
   const int32_t* row_seq = nullptr;     // [num_rows] sequence of the step that owns the row

@@ -20,6 +20,7 @@
 namespace headwater {
 namespace {
 
+constexpr size_t kMostGraphs = 1024;  // recorded steps that are kept
 // Rows of a product whose bits do not depend on how many there are (tests/kernels/ops).
 constexpr int64_t kExactRows = 4;
 constexpr int64_t kExactCols = 32;           // in multiples of these; others are cuBLAS's
@@ -196,6 +197,10 @@ class CudaOps final : public Ops {
   // records a graph, further ones launch it.
   void replay(uint64_t key, const std::function<void()>& body) override {
     if (key == 0) return body();
+    if (graphs_.size() >= kMostGraphs && !graphs_.contains(key)) {
+      synchronize();
+      graphs_.clear();
+    }
     const auto [entry, is_new] = graphs_.try_emplace(key);
     if (is_new) return body();
     if (!entry->second) entry->second = cuda::record(stream_, body);

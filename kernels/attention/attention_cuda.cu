@@ -336,6 +336,7 @@ void attention(const AttentionArgs& args,
   a.softcap = args.softcap;
   a.num_rows = step.num_rows;
   a.num_seqs = step.num_seqs;
+  a.position_bound = step.position_bound;
   a.selects = args.selection != nullptr;
   a.merges = step.pages.compensates || args.virtual_tokens != nullptr;
   a.single_rows = a.selects || step.num_rows == step.num_seqs;

@@ -22,8 +22,9 @@ constexpr float kLn2 = 0.69314718f;
 constexpr int64_t kProcessorBytes = 227 * 1024;  // of shared memory, on Hopper
 constexpr int64_t kStaticBytes = 4 * 1024;       // of a block, at most, beside its tiles
 constexpr int32_t kSplitTiles = 2;               // of keys that are worth a block
-// Of a block where lists have several lengths: when the short ones are read, no long one is left.
-constexpr int32_t kRaggedTokens = 2048;
+// Of a block, about, where not all run at once: lists have several lengths, and when the short ones
+// are read, no long one should be left.
+constexpr int32_t kBlockTokens = 2048;
 
 template <typename T, int kDim, int kWarpsQ, int kWarpsK, int kKeys, int kStages>
 struct Shape {
@@ -385,6 +386,14 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
   }
 }
 
+// Blocks of kBlockTokens that the longest list of keys has, where lists may differ; otherwise 1.
+int64_t longest_blocks(const Attention& a, const AttentionScratch& scratch) {
+  if (!a.single_rows || a.num_rows == 1) return 1;
+  const int64_t tokens =
+      a.position_bound > 0 ? a.position_bound : int64_t{scratch.max_segments} * kSegmentTokens;
+  return (tokens + kBlockTokens - 1) / kBlockTokens;
+}
+
 template <typename T, int kDim, int kWarpsQ, int kWarpsK, int kKeys, int kStages>
 void run(Attention a, const AttentionScratch& scratch, const Stream& stream) {
   using S = Shape<T, kDim, kWarpsQ, kWarpsK, kKeys, kStages>;
@@ -400,13 +409,15 @@ void run(Attention a, const AttentionScratch& scratch, const Stream& stream) {
   const int64_t slots = kAtOnce * scratch.num_processors;
   const int64_t split_bytes =
       int64_t{a.num_rows} * a.num_heads * (a.head_dim + 2) * int64_t{sizeof(float)};
-  const int64_t at_once = slots / blocks;
-  const int64_t ragged = a.single_rows && a.pages.num_groups > 1 && blocks <= kMostLists
-                             ? int64_t{scratch.max_segments} * kSegmentTokens / kRaggedTokens
-                             : 0;
-  a.split_tiles = ragged > at_once ? kRaggedTokens / kKeys : kSplitTiles;
+  const int64_t longest = blocks <= kMostLists ? longest_blocks(a, scratch) : 1;
+  const int64_t waves = std::max<int64_t>(1, (blocks * longest + slots / 2) / slots);
   const int64_t splits = std::max<int64_t>(
-      1, std::min({std::max(at_once, ragged), kMaxSplits, scratch.partials.bytes() / split_bytes}));
+      1, std::min({waves * slots / blocks, kMaxSplits, scratch.partials.bytes() / split_bytes}));
+  // Where all run at once, short lists are split as often as long ones.
+  a.split_tiles = kSplitTiles;
+  if (waves > 1)
+    a.split_tiles =
+        std::max(kSplitTiles, static_cast<int32_t>(longest * kBlockTokens / kKeys / splits));
   if (splits > 1 || a.merges) {
     a.partials = scratch.partials.as<float>();
     a.max_segments = static_cast<int32_t>(splits);
@@ -438,6 +449,8 @@ void run_dim(const Attention& a, const AttentionScratch& scratch, const Stream& 
       return run<T, kDim, kWarpsQ, 1, kKeys, 2>(a, scratch, stream);
     }
   }
+  if constexpr (kDim > 80 && kStages == 3)  // long lists: more blocks at once, fewer tiles of each
+    if (longest_blocks(a, scratch) > 1) return run<T, kDim, 1, 4, 64, 2>(a, scratch, stream);
   if (a.single_rows) return run<T, kDim, 1, 4, 64, kStages>(a, scratch, stream);
   return run<T, kDim, kWarpsQ, 1, kKeys, 3>(a, scratch, stream);
 }

@@ -14,7 +14,7 @@ namespace headwater::cuda {
 struct Attention {
   int32_t layer, num_heads, num_kv_heads, group, head_dim;  // group: query heads of a KV head
   float scale, softcap;
-  int32_t num_rows, num_seqs;
+  int32_t num_rows, num_seqs, position_bound;  // 0: not known
   bool single_rows;  // a tile holds heads of one row; otherwise of consecutive rows of a sequence
   bool selects;
   const int32_t *positions, *row_seq, *row_begin;

@@ -1,10 +1,12 @@
-// bench_cuda [attention | products | some-rows | decode-layer | prefill-layer]: CudaOps' operations
-// at the sizes of an 8B model, host clock around many calls between two synchronisations. Random
-// bytes as weights. "some-rows": 8 to 65 with F16 weights. "...-layer": what these, or 8,192 rows
-// of a prefill, take beside attention. Without a name: all. Whole models: headwater bench
+// bench_cuda [attention | full-pool | products | some-rows | decode-layer | prefill-layer]:
+// CudaOps' operations at the sizes of an 8B model, host clock around many calls between two
+// synchronisations. Random bytes as weights. "some-rows": 8 to 65 with F16 weights. "...-layer":
+// what these, or 8,192 rows of a prefill, take beside attention. Without a name: all. Whole models:
+// headwater bench
 // --offline.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <numeric>
@@ -286,43 +288,98 @@ void bench_prefill_layer(Ops& ops) {
   }
 }
 
-// 32 query heads on 8 KV heads of 128; `rows` rows at the end of every sequence.
-// window > 0: what seven of eight KV heads see.
-void bench_attention(Ops& ops, int32_t num_seqs, int32_t length, int32_t rows, int32_t window = 0) {
+// How the pages of a head lie in the arena.
+enum class PageOrder {
+  kShuffled,  // anywhere
+  kRows,      // the pages of all heads of a group beside each other, one logical page after another
+  kHeads,     // every kPromptPages pages of a head beside each other
+};
+constexpr int32_t kPromptPages = 8192 / 16;
+
+struct AttentionCase {
+  std::vector<int32_t> lengths;
+  int32_t rows;                     // at the end of every sequence
+  int32_t window = 0;               // > 0: what the other heads see
+  std::vector<int32_t> whole = {};  // KV heads of each layer that see everything; empty: all, in as
+                                    // many layers as no cache holds
+  PageOrder order = PageOrder::kShuffled;
+};
+
+std::vector<int32_t> repeated(int32_t num_seqs, int32_t length) {
+  return std::vector(static_cast<size_t>(num_seqs), length);
+}
+// From 256 to 16,384 tokens, as many below 2,048 as above.
+std::vector<int32_t> mixed(int32_t num_seqs) {
+  std::vector<int32_t> lengths;
+  for (int32_t s = 0; s < num_seqs; ++s)
+    lengths.push_back(16 * static_cast<int32_t>(std::pow(2.0, 4 + 6.0 * s / (num_seqs - 1))));
+  std::shuffle(lengths.begin(), lengths.end(), std::mt19937(4));
+  return lengths;
+}
+
+// 32 query heads on 8 KV heads of 128.
+void bench_attention(Ops& ops, const AttentionCase& c) {
   const PageShape page{DType::kF16, 128, 16, 0};
   const HeadShape heads{32, 8, 128};
-  const int32_t num_short = window > 0 ? 7 : 0, num_long = heads.num_kv_heads - num_short;
-  const int64_t layer_bytes =
-      (int64_t{length} * num_long + int64_t{window} * num_short) * num_seqs * 128 * 4;
-  const auto layers = static_cast<int32_t>(std::clamp<int64_t>(kRotatedBytes / layer_bytes, 1, 16));
-  std::vector groups = {KvGroupShape{page, layers * num_long, 0}};
-  if (window > 0) groups.push_back({page, layers * num_short, 0});
+  const auto num_seqs = static_cast<int32_t>(c.lengths.size());
+  const int32_t rows = c.rows, longest = std::ranges::max(c.lengths);
+  const double num_keys = std::accumulate(c.lengths.begin(), c.lengths.end(), 0.0);
+  std::vector<int32_t> whole = c.whole;
+  if (whole.empty()) {
+    const double layer_bytes = num_keys * heads.num_kv_heads * 128 * 4;
+    whole.resize(static_cast<size_t>(std::clamp(kRotatedBytes / layer_bytes, 1.0, 16.0)),
+                 heads.num_kv_heads);
+  }
+  const auto layers = static_cast<int32_t>(whole.size());
   std::vector<KvHeadSlot> slots;
   int32_t slots_of[2] = {0, 0};
-  for (int32_t h = 0; h < layers * heads.num_kv_heads; ++h) {
-    const int32_t group = h % heads.num_kv_heads < num_long ? 0 : 1;
-    slots.push_back({group, slots_of[group]++});
-  }
-  const int64_t entries = int64_t{length / 16} * layers * heads.num_kv_heads;
-  std::vector<int32_t> table(static_cast<size_t>(entries * num_seqs));
-  std::iota(table.begin(), table.end(), 0);
-  std::shuffle(table.begin(), table.end(), std::mt19937(1));
-  for (int32_t& id : table) id *= static_cast<int32_t>(page.page_bytes() / kPageGranuleBytes);
-  const Buffer arena = ops.allocate(static_cast<int64_t>(table.size()) * page.page_bytes());
-  fill_with_halves(ops, arena);
+  for (const int32_t num_whole : whole)
+    for (int32_t h = 0; h < heads.num_kv_heads; ++h) {
+      const int32_t group = h < num_whole ? 0 : 1;
+      slots.push_back({group, slots_of[group]++});
+    }
+  std::vector groups = {KvGroupShape{page, slots_of[0], 0}};
+  if (slots_of[1] > 0) groups.push_back({page, slots_of[1], 0});
+  std::vector<int32_t> table;
   std::vector<int64_t> table_begin;
   std::vector<int32_t> positions, row_seq, row_begin = {0};
+  int32_t num_used = 0;
   for (int32_t s = 0; s < num_seqs; ++s) {
-    table_begin.push_back(s * entries);
-    if (window > 0) table_begin.push_back(s * entries + int64_t{length / 16} * layers * num_long);
+    const int32_t length = c.lengths[static_cast<size_t>(s)], num_pages = length / 16;
+    const int32_t first_of[2] = {0, (length - c.window) / 16};
+    for (size_t g = 0; g < groups.size(); ++g) {
+      table_begin.push_back(static_cast<int64_t>(table.size()));
+      const int32_t num_heads = groups[g].num_heads, first = first_of[g];
+      table.resize(table.size() + static_cast<size_t>(num_pages) * static_cast<size_t>(num_heads),
+                   kNoPage);
+      int32_t* own = table.data() + table_begin.back();
+      const int32_t together = c.order == PageOrder::kHeads ? kPromptPages : 1;
+      for (int32_t begin = first; begin < num_pages; begin += together)
+        for (int32_t h = 0; h < num_heads; ++h)
+          for (int32_t p = begin; p < std::min(begin + together, num_pages); ++p)
+            own[int64_t{p} * num_heads + h] = num_used++;
+    }
     for (int32_t r = 0; r < rows; ++r) {
       positions.push_back(length - rows + r);
       row_seq.push_back(s);
     }
     row_begin.push_back(static_cast<int32_t>(positions.size()));
   }
+  if (c.order == PageOrder::kShuffled) {
+    std::vector<int32_t> places(static_cast<size_t>(num_used));
+    std::iota(places.begin(), places.end(), 0);
+    std::shuffle(places.begin(), places.end(), std::mt19937(1));
+    for (int32_t& id : table)
+      if (id != kNoPage) id = places[static_cast<size_t>(id)];
+  }
+  for (int32_t& id : table)
+    if (id != kNoPage) id *= static_cast<int32_t>(page.page_bytes() / kPageGranuleBytes);
+  const Buffer arena = ops.allocate(num_used * page.page_bytes());
+  const auto read_bytes = static_cast<double>(arena.bytes());  // by all layers
+  fill_with_halves(ops, arena);
   std::vector<int32_t> starts(positions.size(), 0);
-  starts.resize(groups.size() * positions.size(), length - window);
+  for (size_t r = 0; groups.size() > 1 && r < positions.size(); ++r)
+    starts.push_back(c.lengths[r / static_cast<size_t>(rows)] - c.window);
   const Buffer device[] = {to_device(ops, table),
                            to_device(ops, table_begin),
                            to_device(ops, positions),
@@ -334,6 +391,7 @@ void bench_attention(Ops& ops, int32_t num_seqs, int32_t length, int32_t rows, i
   StepView step;
   step.num_rows = static_cast<int32_t>(positions.size());
   step.num_seqs = num_seqs;
+  step.position_bound = longest;
   step.positions = device[2].as<int32_t>();
   step.row_seq = device[3].as<int32_t>();
   step.row_begin = device[4].as<int32_t>();
@@ -369,12 +427,20 @@ void bench_attention(Ops& ops, int32_t num_seqs, int32_t length, int32_t rows, i
                                           }
                                         }) /
                          (rounds * layers);
-  const double seen = length - (rows - 1) / 2.0;
-  std::printf("| attention %d x %d, %d rows", num_seqs, length, rows);
-  if (window > 0) std::printf(", 7 of 8 heads see %d", window);
-  std::printf(" | %.0f us | %.0f GB/s", seconds * 1e6, double(layer_bytes) / seconds / 1e9);
-  if (window == 0)
-    std::printf(" | %.1f TFLOP/s", 4e-12 * seen * step.num_rows * double(cols) / seconds);
+  const double seen = num_keys - num_seqs * (rows - 1) / 2.0;  // by a row of each
+  std::printf("| attention %d x %d%s, %d rows",
+              num_seqs,
+              longest,
+              longest > std::ranges::min(c.lengths) ? " at most" : "",
+              rows);
+  if (c.window > 0)
+    std::printf(", %d of %d heads see %d", slots_of[1], slots_of[0] + slots_of[1], c.window);
+  constexpr const char* kOrders[] = {"shuffled pages", "pages in rows", "pages by head"};
+  std::printf(", %s | %.0f us | %.0f GB/s",
+              kOrders[static_cast<int>(c.order)],
+              seconds * 1e6,
+              read_bytes / layers / seconds / 1e9);
+  if (c.window == 0) std::printf(" | %.1f TFLOP/s", 4e-12 * seen * rows * double(cols) / seconds);
   std::printf(" |\n");
   if (rows > 8) {
     const int64_t kv_cols = int64_t{heads.num_kv_heads} * heads.head_dim;
@@ -404,6 +470,16 @@ void bench_attention(Ops& ops, int32_t num_seqs, int32_t length, int32_t rows, i
   std::fflush(stdout);
 }
 
+// What razor's heads of an 8B model read when its pool is full: tests/bench/full_pool.py with seed
+// 1, 39 of 256 KV heads whole; and when its last sequences are left.
+void bench_full_pool(Ops& ops) {
+  const std::vector<int32_t> whole = {4, 0, 1, 3, 0, 0, 1, 1, 2, 0, 1, 0, 2, 1, 2, 3,
+                                      0, 0, 2, 1, 1, 0, 1, 1, 3, 2, 1, 1, 1, 1, 0, 3};
+  for (const int32_t num_seqs : {41, 7})
+    for (const PageOrder order : {PageOrder::kShuffled, PageOrder::kRows, PageOrder::kHeads})
+      bench_attention(ops, {repeated(num_seqs, 33280), 1, 6784, whole, order});
+}
+
 }  // namespace
 }  // namespace headwater
 
@@ -411,19 +487,22 @@ int main(int argc, char** argv) {
   using namespace headwater;  // NOLINT: main
   const std::string_view only = argc > 1 ? argv[1] : "";
   const auto ops = make_cuda_ops();
-  ops->reserve(131072);
+  ops->reserve(only == "full-pool" ? 33792 : 131072);
   std::printf("%s\n", std::string(ops->description()).c_str());
   if (only.empty() || only == "products") bench_products(*ops);
   if (only.empty() || only == "some-rows") bench_some_rows(*ops);
   if (only.empty() || only == "decode-layer") bench_decode_layer(*ops);
   if (only.empty() || only == "prefill-layer") bench_prefill_layer(*ops);
-  if (!only.empty() && only != "attention") return 0;
-  for (const int32_t depth : {1024, 32768, 131072}) bench_attention(*ops, 1, depth, 1);
-  bench_attention(*ops, 8, 32768, 1);
-  bench_attention(*ops, 64, 1024, 1);
-  bench_attention(*ops, 40, 32768, 1, 32768 / 5);
-  bench_attention(*ops, 1, 8192, 512);
-  bench_attention(*ops, 1, 32768, 8192);
-  for (const int32_t rows : {2048, 8192, 32768}) bench_attention(*ops, 1, rows, rows);
+  if (!only.empty() && only != "attention" && only != "full-pool") return 0;
+  if (only == "full-pool") return bench_full_pool(*ops), 0;
+  for (const int32_t depth : {1024, 32768, 131072}) bench_attention(*ops, {{depth}, 1});
+  bench_attention(*ops, {repeated(8, 32768), 1});
+  bench_attention(*ops, {repeated(64, 1024), 1});
+  bench_attention(*ops, {mixed(16), 1});
+  bench_attention(*ops, {mixed(64), 1});
+  bench_attention(*ops, {repeated(40, 32768), 1, 32768 / 5, {1}});
+  bench_attention(*ops, {{8192}, 512});
+  bench_attention(*ops, {{32768}, 8192});
+  for (const int32_t rows : {2048, 8192, 32768}) bench_attention(*ops, {{rows}, rows});
   return 0;
 }
