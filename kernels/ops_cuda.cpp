@@ -95,7 +95,7 @@ class CudaOps final : public Ops {
                       std::to_string(kExactCols) + " inputs, got a weight of " +
                       std::to_string(parts[0].cols) + "; run without it or with --device cpu");
     if (!upload_) upload_.emplace(stream_);
-    return cuda::load_weight(parts, linear_, device_bytes_, *upload_, stream_);
+    return cuda::load_weight(parts, deterministic_, linear_, device_bytes_, *upload_, stream_);
   }
 
   void embed(const Weight& table, const StepView& step, float scale, Matrix out) override {

@@ -276,8 +276,8 @@ void run(const CudaWeight::Part& part,
 }  // namespace
 
 bool can_run_block_rows(const CudaWeight::Part& part, int64_t x_rows) {
-  return planes_of(part.format).elements > 1 && x_rows >= kFewestSomeRows && x_rows <= kMostXRows &&
-         has_body<block_rows_kernel<QuantFormat::kQ8_0, 8>>();
+  return planes_of(part.format).elements > 1 && x_rows >= kFewestBlockRows &&
+         x_rows <= kMostXRows && has_body<block_rows_kernel<QuantFormat::kQ8_0, 8>>();
 }
 
 int64_t arranged_bytes(int64_t cols) {

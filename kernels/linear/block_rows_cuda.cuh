@@ -8,6 +8,7 @@
 
 namespace headwater::cuda {
 
+constexpr int kFewestBlockRows = 2;
 bool can_run_block_rows(const CudaWeight::Part& part, int64_t x_rows);
 int64_t arranged_bytes(int64_t cols);  // of the most rows
 // x as block_rows() takes it, in the scratch: rows of whole multiples of 128 f16, one behind

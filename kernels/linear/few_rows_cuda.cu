@@ -233,9 +233,10 @@ bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 }  // namespace
 
+int most_few_rows(QuantFormat format) { return most_rows(format); }
+
 bool can_run_few_rows(const CudaWeight::Part& part, Matrix x) {
-  return x.rows <= most_rows(part.format) && part.cols % 8 == 0 && x.stride % 4 == 0 &&
-         aligned(x.data);
+  return x.rows <= part.most_few_rows && part.cols % 8 == 0 && x.stride % 4 == 0 && aligned(x.data);
 }
 
 bool can_normalise(const CudaWeight::Part& part, Matrix x, const float* norm) {

@@ -9,6 +9,9 @@ namespace headwater::cuda {
 
 constexpr int kMostFewRows = 8;  // of activations
 
+// Up to so many the rows' bits do not depend on how many there are.
+int most_few_rows(QuantFormat format);
+// Part::most_few_rows says how many, at most.
 bool can_run_few_rows(const CudaWeight::Part& part, Matrix x);
 // Whether few_rows() also normalises x.
 bool can_normalise(const CudaWeight::Part& part, Matrix x, const float* norm);

@@ -9,6 +9,7 @@
 
 #include "kernels/base/launch_cuda.cuh"
 #include "kernels/base/tensor_map_cuda.cuh"
+#include "kernels/linear/few_rows_cuda.cuh"
 #include "kernels/linear/half_rows_cuda.cuh"
 #include "kernels/linear/some_rows_cuda.cuh"
 
@@ -160,8 +161,9 @@ void run(const CudaWeight::Part& part, const FusedLinear& product, bool add, con
 }  // namespace
 
 bool can_run_half_rows(const CudaWeight::Part& part, int64_t x_rows) {
-  return part.format == QuantFormat::kF16 && part.cols % 8 == 0 && x_rows >= kFewestSomeRows &&
-         x_rows <= kMostXRows && has_body<half_rows_kernel<8>>();
+  return part.format == QuantFormat::kF16 && part.cols % 8 == 0 &&
+         x_rows > most_few_rows(part.format) && x_rows <= kMostXRows &&
+         has_body<half_rows_kernel<8>>();
 }
 
 void half_rows(const CudaWeight::Part& part,

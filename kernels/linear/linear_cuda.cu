@@ -219,15 +219,19 @@ std::unique_ptr<CudaWeight> place_weight(std::span<const WeightView> views,
 }
 
 std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
+                                        bool deterministic,
                                         LinearScratch& scratch,
                                         int64_t device_bytes,
                                         WeightUpload& upload,
                                         const Stream& stream) {
   auto weight = place_weight(views, upload, stream);
   const int64_t limit = scratch_limit(device_bytes);
-  for (const CudaWeight::Part& part : weight->parts)
+  for (CudaWeight::Part& part : weight->parts) {
+    const bool tensor_cores = !deterministic && can_run_block_rows(part, kFewestBlockRows);
+    part.most_few_rows = tensor_cores ? kFewestBlockRows - 1 : most_few_rows(part.format);
     if (part.format != QuantFormat::kF32 && part.format != QuantFormat::kF16)
       grow(scratch.decoded, std::min(limit, part.rows * part.cols * 2) / 16 * 16, stream);
+  }
   grow(scratch.x, std::max(limit, few_rows_scratch_bytes(weight->cols)), stream);
   grow(scratch.arranged, arranged_bytes(weight->cols), stream);
   return weight;

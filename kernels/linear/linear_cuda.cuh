@@ -16,6 +16,7 @@ struct CudaWeight final : Weight {
     QuantFormat format = QuantFormat::kF32;
     int64_t rows = 0, cols = 0;
     int64_t first_col = 0;  // of the output
+    int most_few_rows = 0;  // of activations, that few_rows() takes
     int64_t row_bytes = 0;  // as layout_cuda.cuh has them
     const uint8_t* data = nullptr;
     Buffer bytes;
@@ -35,7 +36,9 @@ struct LinearScratch {
 std::unique_ptr<CudaWeight> place_weight(std::span<const WeightView> views,
                                          WeightUpload& upload,
                                          const Stream& stream);
+// deterministic: up to 4 rows of activations have the bits that each has alone.
 std::unique_ptr<CudaWeight> load_weight(std::span<const WeightView> views,
+                                        bool deterministic,
                                         LinearScratch& scratch,
                                         int64_t device_bytes,
                                         WeightUpload& upload,
@@ -49,11 +52,12 @@ DType linear_dtype(const CudaWeight& weight, int64_t num_rows);
 bool can_fuse(const CudaWeight& weight, const FusedLinear& product);
 
 // out = gate(norm(x) * W^T) where can_fuse(), or out (+)= x * W^T without norm and gate.
-// Up to 4 rows (8 of F32 and BF16): on the blocks, scalar formats in fp32, others with activations
-// of 15 bits (dots_cuda.cuh). More: the weight and the activations as f16, 11 significant bits, on
-// the tensor cores, summed in fp32; up to 64 rows on Hopper F16 weights and blocks come at what
-// memory gives (half_rows_cuda.cuh, block_rows_cuda.cuh), elsewhere blocks are decoded on the way
-// (mma_rows_cuda.cuh). F32 weights likewise in TF32.
+// Up to 4 rows (8 of F32 and BF16; of blocks 1 on Hopper unless deterministic): on the blocks,
+// scalar formats in fp32, others with activations of 15 bits (dots_cuda.cuh). More: the weight and
+// the activations as f16, 11 significant bits, on the tensor cores, summed in fp32; up to 64 rows
+// on Hopper F16 weights and blocks come at what memory gives (half_rows_cuda.cuh,
+// block_rows_cuda.cuh), elsewhere blocks are decoded on the way (mma_rows_cuda.cuh). F32 weights
+// likewise in TF32.
 void linear(const CudaWeight& weight,
             const FusedLinear& product,
             bool add,

@@ -15,8 +15,7 @@
 
 namespace headwater::cuda {
 
-constexpr int kFewestSomeRows = 5;  // fewer are for few_rows()
-constexpr int kTileRows = 128;      // of the weight
+constexpr int kTileRows = 128;  // of the weight
 constexpr int kMultiplierThreads = 256;
 constexpr int kSomeRowsThreads = kMultiplierThreads + 32;
 constexpr int kGateRows = 8;    // of the gate, then as many that they gate, in turns
