@@ -1,7 +1,6 @@
 #include "engine/execute/executor.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "kernels/base/check.h"
 
@@ -9,16 +8,6 @@ namespace headwater {
 namespace {
 
 constexpr int64_t kAlignment = 16;  // of an array of a step
-constexpr int64_t kBoundStep = 2048;
-
-// Few values, since each may be recorded: up to half more than there are.
-int32_t position_bound(int64_t num_positions, int32_t max_tokens) {
-  const auto half_power =
-      static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(num_positions)) / 2);
-  const int64_t step = std::max(kBoundStep, half_power);
-  return static_cast<int32_t>(
-      std::min<int64_t>((num_positions + step - 1) / step * step, max_tokens));
-}
 
 template <typename T>
 void upload(Ops& ops, const Buffer& buffer, std::span<const T> values) {
@@ -90,8 +79,7 @@ void Executor::enqueue(const StepPlan& plan) {
   step.num_rows = plan.num_rows;
   step.num_seqs = static_cast<int32_t>(plan.sequences.size());
   step.num_logit_rows = plan.num_logit_rows;
-  step.position_bound =
-      position_bound(int64_t{std::ranges::max(plan.positions)} + 1, kv_.max_tokens());
+  step.position_bound = plan.position_bound;
   int32_t* token_ids = put(plan.token_ids);
   step.token_ids = token_ids;
   step.positions = put(plan.positions);
@@ -115,7 +103,7 @@ void Executor::enqueue(const StepPlan& plan) {
   // Decode steps of one size and bound differ in nothing but what the buffers hold.
   const bool decodes = step.num_rows == step.num_seqs && step.num_logit_rows == step.num_rows;
   const auto buffer = static_cast<int32_t>(num_enqueued_ % (draws_ ? 2 : 1));
-  const auto bound = static_cast<uint64_t>((step.position_bound - 1) / kBoundStep);
+  const auto bound = static_cast<uint64_t>((plan.position_bound - 1) / kPositionBoundStep);
   const uint64_t key = bound << 43 | static_cast<uint64_t>(plan.num_long_rows) << 22 |
                        static_cast<uint64_t>(step.num_rows) << 1 | static_cast<uint64_t>(buffer);
   Slot& under_way = slot(num_enqueued_);

@@ -1,8 +1,16 @@
 #include "engine/schedule/step_plan.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace headwater {
+
+int32_t position_bound(int32_t num_positions, int32_t max_tokens) {
+  const int64_t half_power = std::bit_floor(static_cast<uint32_t>(num_positions)) / 2;
+  const int64_t step = std::max<int64_t>(kPositionBoundStep, half_power);
+  return static_cast<int32_t>(
+      std::min<int64_t>((num_positions + step - 1) / step * step, max_tokens));
+}
 
 void flatten(StepPlan& plan, const kv::KvManager& kv) {
   plan.token_ids.clear();
@@ -14,11 +22,13 @@ void flatten(StepPlan& plan, const kv::KvManager& kv) {
   plan.table_begin.clear();
   plan.num_decodes = 0;
   plan.num_long_rows = 0;
+  int32_t num_positions = 0;
   std::ranges::stable_partition(plan.sequences,
                                 [](const PlannedRows& rows) { return !rows.seq->long_context(); });
   const int32_t num_groups = kv.geometry().num_groups();
   for (PlannedRows& rows : plan.sequences) {
     const Sequence& seq = *rows.seq;
+    num_positions = std::max(num_positions, rows.end());
     plan.num_decodes += seq.decoding();
     plan.num_long_rows += seq.long_context() ? rows.num_rows : 0;
     for (int32_t position = rows.first_position; position < rows.end(); ++position) {
@@ -37,6 +47,7 @@ void flatten(StepPlan& plan, const kv::KvManager& kv) {
       plan.table_begin.push_back(kv.table_begin(seq.kv.table_slot(), g));
   }
   plan.num_rows = static_cast<int32_t>(plan.token_ids.size());
+  plan.position_bound = position_bound(num_positions, kv.max_tokens());
   plan.num_logit_rows = static_cast<int32_t>(plan.logit_rows.size());
   plan.window_start.clear();
   for (int32_t g = 0; g < num_groups; ++g)

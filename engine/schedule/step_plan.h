@@ -24,8 +24,9 @@ struct StepPlan {
   std::vector<PlannedRows> sequences;
   int32_t num_rows = 0;
   int32_t num_logit_rows = 0;
-  int32_t num_decodes = 0;    // rows that continue an output
-  int32_t num_long_rows = 0;  // of sequences with long_context; they come last
+  int32_t num_decodes = 0;     // rows that continue an output
+  int32_t num_long_rows = 0;   // of sequences with long_context; they come last
+  int32_t position_bound = 0;  // no position reaches it: as the function below has it
 
   // Of a token that is still on the device: -1 - its row of the logits of the step before.
   std::vector<int32_t> token_ids, positions, row_seq;  // [num_rows]
@@ -40,6 +41,11 @@ struct StepPlan {
   // Whether the device draws, as far as can be told, every token that the step ends in.
   bool drawn_on_device() const;
 };
+
+// At least num_positions, and at most half more or up to the next step, but for max_tokens: of few
+// values, since what devices record of a step may depend on it.
+constexpr int32_t kPositionBoundStep = 2048;
+int32_t position_bound(int32_t num_positions, int32_t max_tokens);
 
 // Fills the flat arrays from `sequences`, which it puts in order.
 void flatten(StepPlan& plan, const kv::KvManager& kv);

@@ -10,6 +10,7 @@ What follows -- goes to the server. Standard library only.
 import argparse
 import http.client
 import json
+import os
 import signal
 import subprocess
 import time
@@ -36,7 +37,7 @@ def first_event():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--binary", default="build/release/bin/headwater")
+    parser.add_argument("--binary", default=os.environ.get("HEADWATER_BIN", "build/release/bin/headwater"))
     parser.add_argument("--model", required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("options", nargs="*", help="of headwater serve, behind --")

@@ -1,7 +1,9 @@
 #include <catch2/catch.hpp>
+#include <set>
 
 #include "engine/kv_budget.h"
 #include "engine/schedule/prefill_pacer.h"
+#include "engine/schedule/step_plan.h"
 #include "kernels/base/status.h"
 #include "tests/support/engine_harness.h"
 #include "tests/support/random.h"
@@ -188,4 +190,22 @@ TEST_CASE("KvBudget: a sequence as long as promised fits, whatever the policy ke
     REQUIRE_FALSE(holds(budget.max_model_len + slack, false));
   if (rules[0] == window && rules[1] == window && !faithful)
     REQUIRE(budget.max_model_len == files->spec.max_positions);
+}
+
+TEST_CASE("StepPlan: the bound of positions is near, never below, and has few values",
+          "[engine][unit]") {
+  constexpr int32_t kMaxTokens = 131072 + 1000;
+  std::set<int32_t> values;
+  int32_t before = 0;
+  for (int32_t n = 1; n <= kMaxTokens; ++n) {
+    const int32_t bound = position_bound(n, kMaxTokens);
+    REQUIRE(bound >= std::max(n, before));
+    REQUIRE(bound <= kMaxTokens);
+    REQUIRE(bound <= std::max(n + n / 2, n + kPositionBoundStep));
+    values.insert(bound);
+    before = bound;
+  }
+  CHECK(values.size() == 13);
+  CHECK(position_bound(1, 100) == 100);
+  CHECK(position_bound(2'147'483'647, 2'147'483'647) == 2'147'483'647);
 }

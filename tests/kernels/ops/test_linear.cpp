@@ -152,25 +152,43 @@ TEST_CASE("linear of every format agrees with RefOps") {
   check_products(*make_cpu_ops(pool), {1, 3, 13}, 512, {1e-10, 5e-8, 1e-10});
 }
 
-TEST_CASE("linear of every format agrees with RefOps on the GPU", "[cuda]") {
+// Few rows: block formats on activations of 15 bits, scalar formats in fp32. More go through f16 or
+// TF32, which keep 11 significant bits of both factors: a relative error of up to 2^-11 each, so at
+// most 5e-7 in the square. Of blocks one row is few, and more where that is asked for.
+constexpr Tolerance kFew{1e-10, 1e-8, 1e-10};
+constexpr Tolerance kFewScalars{5e-7, 5e-7, 1e-10};
+constexpr Tolerance kHalf{5e-7, 5e-7, 5e-7};
+constexpr int64_t kOddCols[] = {1504, 2304};  // stages of them that are not whole, and no multiple
+                                              // of a cluster's blocks
+
+TEST_CASE("linear of every format agrees with RefOps on the GPU: few rows", "[cuda]") {
   const auto ops = testing::cuda_or_skip(), exact = testing::cuda_or_skip({.deterministic = true});
   if (!ops) return;
-  // Few rows: block formats on activations of 15 bits, scalar formats in fp32. More go through f16
-  // or TF32, which keep 11 significant bits of both factors: a relative error of up to 2^-11 each,
-  // so at most 5e-7 in the square. Of blocks one row is few, and more where that is asked for.
-  constexpr Tolerance kFew{1e-10, 1e-8, 1e-10};
-  constexpr Tolerance kFewScalars{5e-7, 5e-7, 1e-10};
-  constexpr Tolerance kHalf{5e-7, 5e-7, 5e-7};
   check_products(*exact, {1, 3, 4}, 512, kFew);
   check_products(*ops, {1}, 512, kFew);
   check_products(*ops, {2, 3, 4}, 512, kFewScalars);
-  check_products(*ops, {5, 8, 9, 32, 33, 64, 65, 130}, 512, kHalf);
-  // Stages of the inputs that are not whole, and no multiple of a cluster's blocks.
-  for (const int64_t cols : {1504, 2304}) {
+  for (const int64_t cols : kOddCols) {
     check_products(*exact, {1, 3}, cols, kFew);
     check_products(*ops, {2, 4}, cols, kFewScalars);
-    check_products(*ops, {6, 40}, cols, kHalf);
   }
+}
+
+TEST_CASE("linear of every format agrees with RefOps on the GPU: some rows", "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  check_products(*ops, {5, 8, 9, 32, 33, 64}, 512, kHalf);
+}
+
+TEST_CASE("linear of every format agrees with RefOps on the GPU: some rows, odd inputs", "[cuda]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  for (const int64_t cols : kOddCols) check_products(*ops, {6, 40}, cols, kHalf);
+}
+
+TEST_CASE("linear of every format agrees with RefOps on the GPU: many rows", "[cuda][cublas]") {
+  const auto ops = testing::cuda_or_skip();
+  if (!ops) return;
+  check_products(*ops, {65, 130}, 512, kHalf);
   check_products(*ops, {1, 5, 40}, 77, kHalf);  // rows of no multiple of 16 bytes
 }
 
@@ -323,49 +341,70 @@ TEST_CASE("a product with its norm and gate has the bits of the three operations
 
 TEST_CASE("a product with its norm and gate has the bits of the three operations on the GPU",
           "[cuda]") {
-  for (const bool deterministic : {false, true})
-    if (const auto ops = testing::cuda_or_skip({.deterministic = deterministic}))
-      check_layer_products(*ops);
+  if (const auto ops = testing::cuda_or_skip()) check_layer_products(*ops);
+}
+
+TEST_CASE("a product with its norm and gate has the bits of the three operations on the exact GPU",
+          "[cuda]") {
+  if (const auto ops = testing::cuda_or_skip({.deterministic = true})) check_layer_products(*ops);
 }
 
 // Some rows of F16: what is read and written is f16 where the device wants that, tiles of the
 // weight are whole, partial, and shared by a few blocks or by very many.
+struct F16Shape {
+  int64_t rows, cols;
+};
+constexpr F16Shape kF16Shapes[] = {{1, 8}, {83, 72}, {128, 64}, {200, 200}, {520, 4096}};
+
+void check_f16_product(Ops& ops, Ops& ref, F16Shape shape, int64_t m, LinearMode mode, DType to) {
+  CAPTURE(shape.rows, shape.cols, m, static_cast<int>(mode), static_cast<int>(to));
+  const Stored stored(QuantFormat::kF16, shape.rows, shape.cols, 7);
+  const auto x = testing::rounded_to_f16(Random(11).values(m * shape.cols, 1.0f));
+  const auto before = testing::rounded_to_f16(Random(12).values(m * shape.rows, 0.5f));
+  const auto product = [&](Ops& device, DType in, DType out_type) {
+    const auto weight = device.load_weight({&stored.view, 1});
+    testing::DeviceMemory memory(device, int64_t{64} << 20);
+    const Matrix out = memory.rows_as(out_type, before, m);
+    device.linear(*weight, memory.rows_as(in, x, m), out, mode);
+    return memory.get(out);
+  };
+  const auto weight = ops.load_weight({&stored.view, 1});
+  const DType in = ops.linear_dtype(*weight, m);
+  const DType out = in == DType::kF16 ? to : DType::kF32;
+  const auto got = product(ops, in, out);
+  const auto d = difference(got, product(ref, DType::kF32, DType::kF32));
+  CAPTURE(d);
+  CHECK(d.nmse < 5e-7);
+  CHECK((product(ops, in, out) == got));  // whoever comes last
+}
+
+void check_f16_products(Ops& ops, const std::vector<int64_t>& row_counts) {
+  ThreadPool pool(4);
+  const auto ref = make_ref_ops(pool);
+  for (const int64_t m : row_counts)
+    for (const F16Shape shape : kF16Shapes)
+      for (const LinearMode mode : {LinearMode::kOverwrite, LinearMode::kAdd})
+        for (const DType to : {DType::kF32, DType::kF16})
+          check_f16_product(ops, *ref, shape, m, mode, to);
+}
+
 TEST_CASE("products of some rows with F16 weights agree with RefOps on the GPU", "[cuda]") {
+  if (const auto ops = testing::cuda_or_skip())
+    check_f16_products(*ops, {5, 8, 9, 16, 17, 33, 63, 64});
+}
+
+TEST_CASE("products of many rows with F16 weights agree with RefOps on the GPU", "[cuda][cublas]") {
+  if (const auto ops = testing::cuda_or_skip()) check_f16_products(*ops, {65});
+}
+
+TEST_CASE("products of some rows with large F16 weights agree with RefOps on the GPU", "[cuda]") {
   const auto ops = testing::cuda_or_skip();
   if (!ops) return;
   ThreadPool pool(4);
   const auto ref = make_ref_ops(pool);
-  struct Shape {
-    int64_t rows, cols;
-  };
-  const auto check = [&](Shape shape, int64_t m, LinearMode mode, DType to) {
-    CAPTURE(shape.rows, shape.cols, m, static_cast<int>(mode), static_cast<int>(to));
-    const Stored stored(QuantFormat::kF16, shape.rows, shape.cols, 7);
-    const auto x = testing::rounded_to_f16(Random(11).values(m * shape.cols, 1.0f));
-    const auto before = testing::rounded_to_f16(Random(12).values(m * shape.rows, 0.5f));
-    const auto product = [&](Ops& device, DType in, DType out_type) {
-      const auto weight = device.load_weight({&stored.view, 1});
-      testing::DeviceMemory memory(device, int64_t{64} << 20);
-      const Matrix out = memory.rows_as(out_type, before, m);
-      device.linear(*weight, memory.rows_as(in, x, m), out, mode);
-      return memory.get(out);
-    };
-    const auto weight = ops->load_weight({&stored.view, 1});
-    const DType in = ops->linear_dtype(*weight, m);
-    const DType out = in == DType::kF16 ? to : DType::kF32;
-    const auto got = product(*ops, in, out);
-    const auto d = difference(got, product(*ref, DType::kF32, DType::kF32));
-    CAPTURE(d);
-    CHECK(d.nmse < 5e-7);
-    CHECK((product(*ops, in, out) == got));  // whoever comes last
-  };
-  for (const int64_t m : {5, 8, 9, 16, 17, 33, 63, 64, 65})
-    for (const Shape shape : {Shape{1, 8}, {83, 72}, {128, 64}, {200, 200}, {520, 4096}})
-      for (const LinearMode mode : {LinearMode::kOverwrite, LinearMode::kAdd})
-        for (const DType to : {DType::kF32, DType::kF16}) check(shape, m, mode, to);
   for (const int64_t m : {8, 64}) {
-    check({40968, 128}, m, LinearMode::kOverwrite, DType::kF32);
-    check({4120, 1024}, m, LinearMode::kAdd, DType::kF32);
+    check_f16_product(*ops, *ref, {40968, 128}, m, LinearMode::kOverwrite, DType::kF32);
+    check_f16_product(*ops, *ref, {4120, 1024}, m, LinearMode::kAdd, DType::kF32);
   }
 }
 
