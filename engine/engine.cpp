@@ -1,3 +1,4 @@
+// Above 400 lines: one class, whose start and whose thread share everything.
 // The engine thread and its door: validation on the caller's thread, everything else behind the
 // inbox.
 #include "engine/engine.h"

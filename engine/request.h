@@ -18,6 +18,10 @@ namespace headwater {
 using RequestId = uint64_t;
 using Clock = std::chrono::steady_clock;
 
+inline double seconds_between(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
 // Names and meanings are vLLM's (typical_p: llama.cpp's). Bounds are checked by validate().
 struct SamplingParams {
   float temperature = 1.0f;  // 0 = greedy

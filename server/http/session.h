@@ -26,6 +26,8 @@ using IoContext = boost::asio::io_context;
 using Socket = boost::asio::ip::tcp::socket;
 using ErrorCode = boost::system::error_code;
 
+constexpr int kClientLeft = 499;  // a status that is only recorded
+
 // reading -> handling -> reading ... -> lingering -> closed.
 //
 // One read is always pending (but for a client that pipelines too much), so that a client that

@@ -1,3 +1,4 @@
+// Above 400 lines: a case per endpoint and refusal, over one server.
 #include <catch2/catch.hpp>
 #include <set>
 

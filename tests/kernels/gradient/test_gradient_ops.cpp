@@ -1,3 +1,4 @@
+// Above 400 lines: one formula and one check per operation.
 // GradientOps against the formulas in double, on the CPU and on the GPU.
 #include <catch2/catch.hpp>
 #include <cmath>
