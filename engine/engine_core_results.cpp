@@ -80,6 +80,7 @@ void EngineCore::sample(Step& step, std::span<const int32_t> drawn, Step* next) 
     if (rows.empty() || rows.back() != draw.logit_row) rows.push_back(draw.logit_row);
   }
   if (rows.empty()) return;
+  if (!drawn.empty()) stats_.host_draws += undecided.size();
   const Matrix logits = executor_.fetch_logits(rows);
   for (Draw* draw : undecided) {
     const float* row = logits.f32_row(draw->logit_row);

@@ -41,6 +41,7 @@ struct EngineStats {
   // counters
   uint64_t prompt_tokens = 0;
   uint64_t generation_tokens = 0;
+  uint64_t host_draws = 0;  // tokens for whose logits a device that draws waited
   uint64_t prefix_query_tokens = 0, prefix_hit_tokens = 0;
   uint64_t num_preemptions = 0;
   uint64_t kv_blocks_folded = 0;  // blocks of a head that left its window

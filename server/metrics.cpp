@@ -181,6 +181,10 @@ void write_requests(TextWriter& out, const EngineStats& stats) {
     out.counter("vllm:spec_decode_num_" + std::string(what) + "_total", "Speculative decoding.", 0);
   }
   out.counter("headwater:steps_total", "Steps of the engine loop.", stats.num_steps);
+  out.counter("headwater:host_draws_total",
+              "Tokens that the host drew while the device waited: penalties, biases, logprobs, and "
+              "draws that the likeliest 128 tokens do not decide.",
+              stats.host_draws);
 }
 
 void write_histograms(TextWriter& out, const EngineStats& stats) {

@@ -87,6 +87,7 @@ class Sample:
         self.rows = int(metrics["vllm:iteration_tokens_total_sum"])
         self.steps = int(metrics["headwater:steps_total"])
         self.ended = sum(int(v) for k, v in metrics.items() if k.startswith("vllm:request_success_total"))
+        self.host_draws = int(metrics["headwater:host_draws_total"])
         self.preemptions = int(metrics["vllm:num_preemptions_total"])
         self.hits = int(metrics["vllm:prefix_cache_hits_total"])
         pages, held = "headwater:kv_pages{{state=\"{}\"}}", "headwater:kv_bytes{{state=\"{}\"}}"
@@ -144,7 +145,8 @@ def report(args, samples, clients, wall, client_seconds, copy):
     output = sum(c.usage["completion_tokens"] for c in done)
     tokens = last.tokens - first.tokens
     print(f"{len(done)} of {len(clients)} requests done in {wall:.1f} s, {tokens} output tokens: {tokens / wall:.0f} a second; "
-          f"prefix hits {last.hits - first.hits} tokens, preemptions {last.preemptions - first.preemptions}")
+          f"prefix hits {last.hits - first.hits} tokens, preemptions {last.preemptions - first.preemptions}, "
+          f"tokens drawn by the host {last.host_draws - first.host_draws}")
     firsts = sorted(c.first - first.at for c in clients if c.first)
     if firsts:
         print(f"first token of the first request after {firsts[0]:.1f} s, of the last after {firsts[-1]:.1f} s; "

@@ -107,7 +107,8 @@ class Client final {
   std::string receive_chunks() {
     std::string body;
     for (;;) {
-      const size_t size = std::stoul("0" + receive_until("\r\n"), nullptr, 16);
+      const std::string head = receive_until("\r\n");
+      const size_t size = head.empty() ? 0 : std::stoul(head, nullptr, 16);
       const std::string chunk = receive_exactly(size + 2);
       if (size == 0 || chunk.size() < size + 2) return body;
       body += chunk.substr(0, size);

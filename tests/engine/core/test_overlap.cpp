@@ -2,6 +2,7 @@
 // depend on nothing around it: every request hears what it hears without.
 #include <catch2/catch.hpp>
 #include <random>
+#include <string_view>
 
 #include "tests/support/engine_harness.h"
 #include "tests/support/tiny_model.h"
@@ -112,6 +113,9 @@ TEST_CASE("Overlap: every way of sampling draws the same tokens", "[engine][unit
   CHECK(heard->choices[0].tokens.empty() == setting.on_device);  // it is under way
   overlapped.run();
   require_equal(plain.generate(request), *heard);
+  CHECK(plain.core().stats().host_draws == 0);  // nobody waited
+  const bool undecided = std::string_view(setting.name).ends_with("undecided");
+  if (!undecided) CHECK((overlapped.core().stats().host_draws == 0) == setting.on_device);
 }
 
 TEST_CASE("Overlap: a busy engine, chunks, forks, stops and a full pool change no token",
