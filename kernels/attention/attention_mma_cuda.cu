@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "kernels/attention/attention_mma_cuda.cuh"
+#include "kernels/attention/decode_splits.h"
 #include "kernels/base/launch_cuda.cuh"
 #include "kernels/base/mma_cuda.cuh"
 
@@ -21,7 +22,6 @@ constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.69314718f;
 constexpr int64_t kProcessorBytes = 227 * 1024;  // of shared memory, on Hopper
 constexpr int64_t kStaticBytes = 4 * 1024;       // of a block, at most, beside its tiles
-constexpr int32_t kSplitTiles = 2;               // of keys that are worth a block
 // Of a block, about, where not all run at once: lists have several lengths, and when the short ones
 // are read, no long one should be left.
 constexpr int32_t kBlockTokens = 2048;
@@ -409,18 +409,16 @@ void run(Attention a, const AttentionScratch& scratch, const Stream& stream) {
   const int64_t slots = kAtOnce * scratch.num_processors;
   const int64_t split_bytes =
       int64_t{a.num_rows} * a.num_heads * (a.head_dim + 2) * int64_t{sizeof(float)};
-  const int64_t longest = blocks <= kMostLists ? longest_blocks(a, scratch) : 1;
-  const int64_t waves = std::max<int64_t>(1, (blocks * longest + slots / 2) / slots);
-  const int64_t splits = std::max<int64_t>(
-      1, std::min({waves * slots / blocks, kMaxSplits, scratch.partials.bytes() / split_bytes}));
-  // Where all run at once, short lists are split as often as long ones.
-  a.split_tiles = kSplitTiles;
-  if (waves > 1)
-    a.split_tiles =
-        std::max(kSplitTiles, static_cast<int32_t>(longest * kBlockTokens / kKeys / splits));
+  const auto [splits, split_tiles] =
+      split_lists(blocks,
+                  blocks <= kMostLists ? longest_blocks(a, scratch) : 1,
+                  slots,
+                  std::min(kMaxSplits, scratch.partials.bytes() / split_bytes),
+                  kBlockTokens / kKeys);
+  a.split_tiles = split_tiles;
   if (splits > 1 || a.merges) {
     a.partials = scratch.partials.as<float>();
-    a.max_segments = static_cast<int32_t>(splits);
+    a.max_segments = splits;
     a.arrived = scratch.arrived.as<int32_t>();
   }
   const auto kernel = mma_kernel<T, kDim, kWarpsQ, kWarpsK, kKeys, kStages>;
