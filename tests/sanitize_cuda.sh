@@ -4,9 +4,10 @@
 # memcheck, racecheck, initcheck and synccheck, what is chosen below of the engine's under memcheck
 # and initcheck, each in a process of its own. LIMIT: seconds for one (300); JOBS at once (half of the
 # CPUs); LOGS: their folder (sanitizer-logs); ONLY: a regular expression of "tool program case".
-# racecheck leaves out what is tagged [cublas]: it reports hazards inside cuBLAS' own kernels.
-# Fails on any finding, and where a case fails; a case that meets its limit says what was found until
-# then. Left out: test_device_faults and test_serve, which break the device on purpose.
+# racecheck leaves out what is tagged [cublas]: it reports hazards inside cuBLAS' own kernels. Fails on
+# any finding, of which the first few stand under their row, and where a case fails; a case that meets
+# its limit says what was found until then. Left out: test_device_faults and test_serve, which break
+# the device on purpose.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 binaries=${1:-$root/build/release}
@@ -35,7 +36,7 @@ pieces() { # lines: tool, program, case
 
 run_piece() {
   IFS=$'\t' read -r tool program case <<<"$1"
-  log=$LOGS/$tool-$(basename "$program")-$(tr -c 'a-zA-Z0-9\n' _ <<<"$case" | cut -c 1-60).log
+  log=$LOGS/$tool-$(basename "$program")-$(tr -c 'a-zA-Z0-9\n' _ <<<"$case" | cut -c 1-120).log
   start=$SECONDS code=0
   timeout "$LIMIT" compute-sanitizer --tool "$tool" --error-exitcode 99 "$program" --device cuda \
     "${case//,/\\,}" >"$log" 2>&1 || code=$?
@@ -45,7 +46,9 @@ run_piece() {
     124) result="time limit, $(grep -c '^=========.*\(Invalid\|Error\|hazard\|Uninitialized\|Barrier\)' "$log" || true) found" ;;
     *) result="FAILED (exit $code, ${found:-?} found)" ;;
   esac
-  printf '%-9s | %-16s | %-70s | %4d s | %s\n' "$tool" "$(basename "$program")" "${case:0:70}" $((SECONDS - start)) "$result"
+  findings=$(grep -E '^=+ .*(Race reported|Invalid|Uninitialized|Barrier error)' "$log" | sort -u | head -n 3 | cut -c 1-300 || true)
+  printf '%-9s | %-16s | %-70s | %4d s | %s\n%s' "$tool" "$(basename "$program")" "${case:0:70}" $((SECONDS - start)) \
+    "$result" "${findings:+$findings$'\n'}"
 }
 export -f run_piece
 
