@@ -17,7 +17,7 @@ mkdir -p "$LOGS"
 program() { find "$binaries" -type f -name "$1" -perm -u+x | head -n 1; }
 
 pieces() { # lines: tool, program, case
-  cases() { "$(program $1)" --list-test-names-only "$2" | sed 's/^ *//; /^$/d' || true; }
+  cases() { "$(program "$1")" --list-test-names-only "$2" | sed 's/^ *//; /^$/d' || true; }
   for name in test_linear test_elements test_attention; do
     for tool in memcheck racecheck initcheck synccheck; do
       tags='[cuda]'
