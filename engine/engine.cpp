@@ -61,7 +61,7 @@ class ThreadedEngine final : public Engine {
     auto lap_start = Clock::now();
     const auto lap = [&] {  // seconds since the last
       const auto begin = std::exchange(lap_start, Clock::now());
-      return std::chrono::duration<double>(lap_start - begin).count();
+      return seconds_between(begin, lap_start);
     };
     ops_ = make_device(config, pool_);
     const double device_s = lap();

@@ -100,7 +100,8 @@ void Executor::enqueue(const StepPlan& plan) {
   HW_CHECK(std::ssize(host_step_) <= step_.bytes(), "bytes of a step", host_step_.size());
   upload(ops_, step_, std::span<const std::byte>(host_step_));
 
-  // Decode steps of one size and bound differ in nothing but what the buffers hold.
+  // Decode steps of one size and bound differ in nothing but what the buffers hold. 21 bits of the
+  // key for each number of rows: max-num-seqs has 17.
   const bool decodes = step.num_rows == step.num_seqs && step.num_logit_rows == step.num_rows;
   const auto buffer = static_cast<int32_t>(num_enqueued_ % (draws_ ? 2 : 1));
   const auto bound = static_cast<uint64_t>((plan.position_bound - 1) / kPositionBoundStep);

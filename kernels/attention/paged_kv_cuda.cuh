@@ -42,18 +42,6 @@ struct HeadPages {
   }
 };
 
-__device__ inline float load_kv(const std::byte* base, DType format, int32_t index) {
-  switch (format) {
-    case DType::kF32:
-      return reinterpret_cast<const float*>(base)[index];
-    case DType::kF16:
-      return __half2float(reinterpret_cast<const __half*>(base)[index]);
-    case DType::kBF16:
-      break;
-  }
-  return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(base)[index]);
-}
-
 // Elements index ... index + 3 of a row, index a multiple of four.
 __device__ inline void store_kv4(std::byte* base, DType format, int32_t index, float4 v) {
   const auto store = [&](auto low, auto high) {

@@ -438,6 +438,7 @@ TEST_CASE("metrics name what dashboards read", "[server][unit]") {
         "headwater:kv_tokens{model_name=\"fake\",engine=\"0\",class=\"full\"} 0\n",
         "headwater:kv_tokens{model_name=\"fake\",engine=\"0\",class=\"compressed\"} 0\n",
         "headwater:kv_blocks_folded_total{model_name=\"fake\",engine=\"0\"} 0\n",
+        "headwater:host_draws_total{model_name=\"fake\",engine=\"0\"} 0\n",
         "http_requests_total{handler=\"/v1/chat/completions\",method=\"POST\",status=\"2xx\"} 1\n",
         "process_resident_memory_bytes "}) {
     INFO(line);
