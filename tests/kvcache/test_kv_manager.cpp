@@ -141,6 +141,26 @@ TEST_CASE("KvManager: pages that a window dropped are taken by another sequence"
   kv.check(live);
 }
 
+TEST_CASE("KvManager: pages reserved together lie beside each other, head by head",
+          "[kvcache][unit]") {
+  KvManager kv(geometry(2), options(64));
+  SequenceKv seq = kv.create({});
+  constexpr int32_t kPages = 5;
+  advance(kv, seq, tokens(kPages * 16));  // of which the second group keeps all
+  for (int32_t g = 0; g < 2; ++g) {
+    const int32_t* ids = kv.tables() + kv.table_begin(seq.table_slot(), g);
+    const int32_t num_heads = kv.geometry().groups()[static_cast<size_t>(g)].num_heads;
+    for (int32_t head = 0; head < num_heads; ++head)
+      for (int32_t page = 1; page < kPages; ++page) {
+        CAPTURE(g, head, page);
+        if (ids[page * num_heads] == kNoPage || ids[(page - 1) * num_heads] == kNoPage) continue;
+        CHECK(ids[page * num_heads + head] - ids[(page - 1) * num_heads + head] ==
+              kPage.page_bytes() / kPageGranuleBytes);
+      }
+  }
+  kv.release(seq);
+}
+
 TEST_CASE("KvManager: a prefix is adopted in whole pages and shared by reference",
           "[kvcache][unit]") {
   KvManager kv(geometry(0), options(200));
