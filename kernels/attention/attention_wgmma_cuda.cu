@@ -1,10 +1,11 @@
 // One kernel and what only it uses: hence the length.
 //
-// Prefill on Hopper. A block has 128 queries, 64 for each of two warpgroups that multiply; a third
-// one copies tiles of keys and of values from their pages, each to a ring of two, in the layout
-// that wgmma reads (rows of 128 bytes, swizzled): sixteen tokens at once by the copy engine. The
-// logits of one tile are multiplied while the values of the tile before it are. Online softmax as
-// in attention_mma_cuda.cu, whose roundings it has.
+// Prefill on Hopper. A block has 128 queries, 64 for each of two warpgroups that multiply; of a
+// third one, two warps copy tiles of keys from their pages and two of values, to a ring of three
+// each, in the layout that wgmma reads (rows of 128 bytes, swizzled): by the copy engine, sixteen
+// tokens at once, or a tile where its pages follow each other. The logits of one tile are
+// multiplied while the values of the tile before it are. Online softmax as in
+// attention_mma_cuda.cu, whose roundings it has.
 #include "kernels/attention/attention_wgmma_cuda.cuh"
 #include "kernels/base/check.h"
 #include "kernels/base/launch_cuda.cuh"
@@ -21,21 +22,27 @@ constexpr int kMultipliers = 2;  // warpgroups
 constexpr int kTileQueries = 64 * kMultipliers;
 constexpr int kThreads = 128 * (kMultipliers + 1);
 constexpr int kKeys = 128;
-constexpr int kStages = 2;
+constexpr int kStages = 3;
 constexpr int kBoxRows = 16;  // keys of one copy: pages hold whole multiples
+constexpr int64_t kSharedKeyBytes = int64_t{32} << 20;  // of K and V, that the L2 cache keeps
 
 template <int kDim>
 struct Shape {
   static constexpr int kQueryBytes = kTileQueries * kDim * 2;
-  static constexpr int kTileBytes = kKeys * kDim * 2;  // of K, or of V
+  static constexpr int kTileBytes = kKeys * kDim * 2;              // of K, or of V
+  static constexpr int kCopied = kDim == 128 ? kKeys : kKeys / 2;  // keys, by one warp
   static constexpr int kSharedBytes = kQueryBytes + 2 * kStages * kTileBytes + kSwizzleAlign;
 };
 
 template <typename T, int kDim>
 __global__ void __launch_bounds__(kThreads, 1)
-    wgmma_kernel(Attention a, const __grid_constant__ CUtensorMap map) {
+    wgmma_kernel(Attention a,
+                 int32_t heads_at_once,
+                 const __grid_constant__ CUtensorMap rows,
+                 const __grid_constant__ CUtensorMap pages_in_order) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using S = Shape<kDim>;
+  constexpr int kCopied = S::kCopied;
   extern __shared__ std::byte dynamic[];
   __shared__ uint64_t k_full[kStages], k_free[kStages], v_full[kStages], v_free[kStages];
   __shared__ int32_t min_start, max_start, min_position, max_position;
@@ -44,10 +51,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   std::byte* const v_tiles = k_tiles + kStages * S::kTileBytes;
   start_next();
   const int warpgroup = threadIdx.x / 128, lane = threadIdx.x % 32;
-  const int32_t kv_head = static_cast<int32_t>(blockIdx.x) % a.num_kv_heads;
-  // The last tiles see most keys: they go first.
-  const Tile tile =
-      find_tile(a, static_cast<int32_t>(gridDim.x - 1 - blockIdx.x) / a.num_kv_heads, kTileQueries);
+  // Blocks that run together share heads, whose keys the L2 cache holds. The last tiles see most
+  // keys: they go first.
+  const auto num_tiles = static_cast<int32_t>(gridDim.x) / a.num_kv_heads;
+  const auto block = static_cast<int32_t>(blockIdx.x);
+  const int32_t first_head = block / (num_tiles * heads_at_once) * heads_at_once;
+  const int32_t num_heads = min(heads_at_once, a.num_kv_heads - first_head);
+  const int32_t own_block = block - first_head * num_tiles;
+  const int32_t kv_head = first_head + own_block % num_heads;
+  const Tile tile = find_tile(a, num_tiles - 1 - own_block / num_heads, kTileQueries);
   if (tile.count == 0) return;
   const HeadPages pages(a.pages, a.num_kv_heads, a.layer, kv_head, tile.seq);
   const KvGroupShape group = *pages.group;
@@ -62,8 +74,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     min_start = min_position = INT32_MAX;
     max_start = max_position = -1;
     for (int s = 0; s < kStages; ++s) {
-      init_barrier(&k_full[s], 128);
-      init_barrier(&v_full[s], 128);
+      init_barrier(&k_full[s], 2);
+      init_barrier(&v_full[s], 2);
       init_barrier(&k_free[s], 4 * kMultipliers);
       init_barrier(&v_free[s], 4 * kMultipliers);
     }
@@ -85,53 +97,68 @@ __global__ void __launch_bounds__(kThreads, 1)
     return ordinal;
   };
 
-  if (warpgroup == kMultipliers) {
+  if (warpgroup == kMultipliers) {  // two warps copy keys, two copy values: 64 columns of kCopied
     limit_registers<40>();
     const int warp = threadIdx.x / 32 % 4;
-    constexpr int kChunks = kDim / 8, kRows = 32 / kChunks;  // a warp copies so many rows at once
-    const auto look_up = [&](int32_t ordinal) -> int64_t {   // key 32 * warp + lane of the tile
-      if (ordinal >= keys.count) return -1;
-      const int32_t key = keys.tile(ordinal) * kKeys + 32 * warp + lane;
-      const bool seen = key < tile_end && (key >= tile_start || group.permanent(key));
-      return seen ? pages.token_at(key) : -1;
+    const bool of_values = warp >= 2;
+    const int half = kDim == 128 ? warp % 2 : 0, first_key = kDim == 128 ? 0 : kCopied * (warp % 2);
+    std::byte* const tiles = (of_values ? v_tiles : k_tiles) + half * kKeys * 128 + first_key * 128;
+    uint64_t *const full = of_values ? v_full : k_full, *const free = of_values ? v_free : k_free;
+    const int64_t behind = of_values ? group.page.k_bytes() : 0;
+    constexpr int kRowBytes = kDim * 2, kLaneKeys = kCopied / 32, kBoxLanes = kBoxRows / kLaneKeys;
+    struct Keys {     // a lane's, side by side in one page
+      int64_t at;     // where the first one lies in the arena
+      uint32_t seen;  // a bit for each
     };
-    // Of the warp's 32 keys. Where all are seen, boxes; else token by token, the others as zeros.
-    const auto copy = [&](std::byte* to, int64_t token, int64_t behind, uint64_t* full) {
-      if (__all_sync(~0u, token >= 0)) {
-        constexpr int kHalves = kDim / 64, kLanes = kBoxRows / kHalves;  // that share a box
-        if (lane % kLanes != 0) return arrive(full);
-        const int half = lane / kLanes % kHalves;
-        const int row = 32 * warp + lane / kBoxRows * kBoxRows;
-        const int64_t from = (token + behind) / (kDim * 2) - lane % kBoxRows;
-        arrive_expecting(full, kBoxRows * 128);
-        copy_box(
-            to + swizzled<kKeys>(row, 8 * half), map, 64 * half, static_cast<int32_t>(from), full);
+    const auto look_up = [&](int32_t ordinal) -> Keys {
+      Keys found = {0, 0};
+      if (ordinal >= keys.count) return found;
+      const int32_t first = keys.tile(ordinal) * kKeys + first_key + kLaneKeys * lane;
+#pragma unroll
+      for (int i = 0; i < kLaneKeys; ++i)
+        if (first + i < tile_end && (first + i >= tile_start || group.permanent(first + i)))
+          found.seen |= 1u << i;
+      if (found.seen != 0) found.at = pages.token_at(first) + behind;
+      return found;
+    };
+    // Where all are seen, boxes; else token by token, the others as zeros.
+    const auto copy = [&](std::byte* to, const Keys& found, uint64_t* arrived) {
+      if (__all_sync(~0u, found.seen == (1u << kLaneKeys) - 1)) {
+        const auto row = static_cast<int32_t>(found.at / kRowBytes);
+        const int32_t in_order = __shfl_sync(~0u, row, 0) + lane / kBoxLanes * 2 * kBoxRows +
+                                 lane % kBoxLanes * kLaneKeys;
+        if (lane == 0) arrive_expecting(arrived, kCopied * 128);
+        __syncwarp();
+        if (__all_sync(~0u, row == in_order)) {
+          if (lane == 0) copy_boxes(to, pages_in_order, 64 * half, row, arrived);
+        } else if (lane % kBoxLanes == 0) {
+          copy_box(to + kLaneKeys * lane * 128, rows, 64 * half, row, arrived);
+        }
         return;
       }
-      const int chunk = lane % kChunks;
 #pragma unroll 4
-      for (int i = 0; i < 32; i += kRows) {
-        const int64_t at = __shfl_sync(~0u, token, i + lane / kChunks);
-        copy_async(to + swizzled<kKeys>(32 * warp + i + lane / kChunks, chunk),
-                   a.pages.arena + (at < 0 ? 0 : at + behind + chunk * 16),
-                   at >= 0);
+      for (int i = 0; i < kCopied; i += 4) {  // four keys of eight chunks at once
+        const int key = i + lane / 8, chunk = lane % 8;
+        const int64_t at = __shfl_sync(~0u, found.at, key / kLaneKeys) +
+                           key % kLaneKeys * kRowBytes + 128 * half + 16 * chunk;
+        const bool seen = __shfl_sync(~0u, found.seen, key / kLaneKeys) >> key % kLaneKeys & 1;
+        copy_async(to + swizzled<kKeys>(key, chunk), a.pages.arena + (seen ? at : 0), seen);
       }
-      arrive_with_copies(full);
+      hold_for_copies(arrived);
+      __syncwarp();
+      if (lane == 0) arrive(arrived);
     };
     Turn turn;
     int32_t ordinal = next_from(0);
-    int64_t token = look_up(ordinal);
+    Keys found = look_up(ordinal);
     wait_for_previous();
     while (ordinal < keys.count) {
-      const int32_t next = next_from(ordinal + 1);
-      const int64_t next_token = look_up(next);
-      wait_barrier(&k_free[turn.slot], turn.parity ^ 1);
-      copy(k_tiles + turn.slot * S::kTileBytes, token, 0, &k_full[turn.slot]);
-      wait_barrier(&v_free[turn.slot], turn.parity ^ 1);
-      copy(v_tiles + turn.slot * S::kTileBytes, token, group.page.k_bytes(), &v_full[turn.slot]);
+      ordinal = next_from(ordinal + 1);
+      const Keys next = look_up(ordinal);
+      wait_barrier(&free[turn.slot], turn.parity ^ 1);
+      copy(tiles + turn.slot * S::kTileBytes, found, &full[turn.slot]);
       turn.advance(kStages);
-      ordinal = next;
-      token = next_token;
+      found = next;
     }
     return;
   }
@@ -190,9 +217,11 @@ __global__ void __launch_bounds__(kThreads, 1)
       wgmma_registers<T>(out, &weights[4 * k], v_at + k * 16 * 128 / 16);
     end_wgmma();
   };
-  const auto await = [&](uint64_t* barrier, uint32_t parity) {
+  // What threads copied, and not the copy engine, is published.
+  const auto await = [&](uint64_t* barrier, uint32_t parity, int32_t ordinal) {
     wait_barrier(barrier, parity);
-    publish_shared();
+    const int32_t base = keys.tile(ordinal) * kKeys;
+    if (base < tile_start || base + kKeys > tile_end) publish_shared();
   };
   const auto release = [&](uint64_t* barrier) {
     __syncwarp();
@@ -239,6 +268,8 @@ __global__ void __launch_bounds__(kThreads, 1)
           sum[r] += s[j];
         }
     }
+#pragma unroll
+    for (int i = 0; i < kKeys / 2; ++i) asm volatile("" : "+f"(s[i]));  // made here, not later
   };
   const auto pack_weights = [&] {
 #pragma unroll
@@ -255,7 +286,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   Turn k_turn, v_turn;
   int32_t ordinal = next_from(0);
   if (warpgroup == kMultipliers - 1) pass_turn();
-  await(&k_full[0], 0);
+  await(&k_full[0], 0, ordinal);
   await_turn();
   multiply_keys(0);
   pass_turn();
@@ -264,9 +295,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   k_turn.advance(kStages);
   soften(ordinal);
   pack_weights();
-  for (ordinal = next_from(ordinal + 1); ordinal < keys.count; ordinal = next_from(ordinal + 1)) {
-    await(&k_full[k_turn.slot], k_turn.parity);
-    await(&v_full[v_turn.slot], v_turn.parity);
+  int32_t previous = ordinal;
+  ordinal = next_from(ordinal + 1);
+  if (ordinal < keys.count) await(&k_full[k_turn.slot], k_turn.parity, ordinal);
+  while (ordinal < keys.count) {
+    await(&v_full[v_turn.slot], v_turn.parity, previous);
     await_turn();
     multiply_keys(k_turn.slot);
     multiply_values(v_turn.slot);
@@ -275,6 +308,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     release(&k_free[k_turn.slot]);
     k_turn.advance(kStages);
     soften(ordinal);
+    previous = ordinal;
+    ordinal = next_from(ordinal + 1);
+    if (ordinal < keys.count) await(&k_full[k_turn.slot], k_turn.parity, ordinal);
     wait_wgmma<0>(out);
     release(&v_free[v_turn.slot]);
     v_turn.advance(kStages);
@@ -282,7 +318,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int i = 0; i < kDim / 2; ++i) out[i] *= keep[i / 2 % 2];
     pack_weights();
   }
-  await(&v_full[v_turn.slot], v_turn.parity);
+  await(&v_full[v_turn.slot], v_turn.parity, previous);
   multiply_values(v_turn.slot);
   wait_wgmma<0>(out);
   if (warpgroup == 0) await_turn();  // the turn that nobody took
@@ -348,30 +384,34 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-// The arena as rows of one head's keys or values.
 template <typename T>
-CUtensorMap rows_of(const std::byte* arena, int head_dim) {
-  const auto width = static_cast<uint64_t>(head_dim);
-  return tensor_map<2>(std::is_same_v<T, __half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                                 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                       arena,
-                       {width, uint64_t{1} << 31},
-                       {width * 2},
-                       {64, kBoxRows});
-}
+constexpr CUtensorMapDataType kMapType =
+    std::is_same_v<T, __half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
 
 template <typename T, int kDim>
 void run(const Attention& a, int64_t blocks, const Stream& stream) {
+  using S = Shape<kDim>;
   const auto kernel = wgmma_kernel<T, kDim>;
-  HW_CUDA(cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape<kDim>::kSharedBytes));
+  HW_CUDA(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes));
+  const int64_t head_bytes = std::max<int64_t>(a.position_bound, 1) * kDim * 4;
+  const auto heads_at_once =
+      static_cast<int32_t>(std::clamp<int64_t>(kSharedKeyBytes / head_bytes, 1, a.num_kv_heads));
+  // The arena as rows of one head's keys or values, and as such of pages that follow each other.
+  constexpr uint64_t kRows = uint64_t{1} << 31, kRowBytes = kDim * 2;
   launch(stream,
          kernel,
          dim3(static_cast<unsigned>(blocks)),
          kThreads,
-         static_cast<size_t>(Shape<kDim>::kSharedBytes),
+         static_cast<size_t>(S::kSharedBytes),
          a,
-         rows_of<T>(a.pages.arena, kDim));
+         heads_at_once,
+         tensor_map<2>(kMapType<T>, a.pages.arena, {kDim, kRows}, {kRowBytes}, {64, kBoxRows}),
+         tensor_map<3>(kMapType<T>,
+                       a.pages.arena,
+                       {kDim, kRows, S::kCopied / kBoxRows},
+                       {kRowBytes, 2 * kBoxRows * kRowBytes},
+                       {64, kBoxRows, S::kCopied / kBoxRows}));
 }
 
 }  // namespace

@@ -151,9 +151,10 @@ __device__ inline void arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
                : "memory");
 }
-// Once all copies that this thread has begun are there.
-__device__ inline void arrive_with_copies(uint64_t* barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
+// The phase does not end before the copies that this thread has begun are there. Counts for no
+// arrival.
+__device__ inline void hold_for_copies(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
                : "memory");
 }
 // So many bytes belong to this phase, and an arrival.
@@ -169,6 +170,18 @@ __device__ inline void copy_box(
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%2, %3}], [%4];" ::"r"(shared_address(to)),
+      "l"(&map),
+      "r"(column),
+      "r"(row),
+      "r"(shared_address(barrier))
+      : "memory");
+}
+// Of a tensor of three dimensions, from the first of the third one on.
+__device__ inline void copy_boxes(
+    std::byte* to, const CUtensorMap& map, int32_t column, int32_t row, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3, 0}], [%4];" ::"r"(shared_address(to)),
       "l"(&map),
       "r"(column),
       "r"(row),
