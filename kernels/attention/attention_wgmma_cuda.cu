@@ -2,10 +2,9 @@
 //
 // Prefill on Hopper. A block has 128 queries, 64 for each of two warpgroups that multiply; of a
 // third one, two warps copy tiles of keys from their pages and two of values, to a ring of three
-// each, in the layout that wgmma reads (rows of 128 bytes, swizzled): by the copy engine, sixteen
-// tokens at once, or a tile where its pages follow each other. The logits of one tile are
-// multiplied while the values of the tile before it are. Online softmax as in
-// attention_mma_cuda.cu, whose roundings it has.
+// each, in the layout that wgmma reads (rows of 128 bytes, swizzled): sixteen tokens at once by the
+// copy engine. The logits of one tile are multiplied while the values of the tile before it are.
+// Online softmax as in attention_mma_cuda.cu, whose roundings it has.
 #include "kernels/attention/attention_wgmma_cuda.cuh"
 #include "kernels/base/check.h"
 #include "kernels/base/launch_cuda.cuh"
@@ -36,10 +35,7 @@ struct Shape {
 
 template <typename T, int kDim>
 __global__ void __launch_bounds__(kThreads, 1)
-    wgmma_kernel(Attention a,
-                 int32_t heads_at_once,
-                 const __grid_constant__ CUtensorMap rows,
-                 const __grid_constant__ CUtensorMap pages_in_order) {
+    wgmma_kernel(Attention a, int32_t heads_at_once, const __grid_constant__ CUtensorMap rows) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using S = Shape<kDim>;
   constexpr int kCopied = S::kCopied;
@@ -105,7 +101,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     std::byte* const tiles = (of_values ? v_tiles : k_tiles) + half * kKeys * 128 + first_key * 128;
     uint64_t *const full = of_values ? v_full : k_full, *const free = of_values ? v_free : k_free;
     const int64_t behind = of_values ? group.page.k_bytes() : 0;
-    constexpr int kRowBytes = kDim * 2, kLaneKeys = kCopied / 32, kBoxLanes = kBoxRows / kLaneKeys;
+    constexpr int kRowBytes = kDim * 2, kLaneKeys = kCopied / 32;
     struct Keys {     // a lane's, side by side in one page
       int64_t at;     // where the first one lies in the arena
       uint32_t seen;  // a bit for each
@@ -124,16 +120,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     // Where all are seen, boxes; else token by token, the others as zeros.
     const auto copy = [&](std::byte* to, const Keys& found, uint64_t* arrived) {
       if (__all_sync(~0u, found.seen == (1u << kLaneKeys) - 1)) {
-        const auto row = static_cast<int32_t>(found.at / kRowBytes);
-        const int32_t in_order = __shfl_sync(~0u, row, 0) + lane / kBoxLanes * 2 * kBoxRows +
-                                 lane % kBoxLanes * kLaneKeys;
         if (lane == 0) arrive_expecting(arrived, kCopied * 128);
         __syncwarp();
-        if (__all_sync(~0u, row == in_order)) {
-          if (lane == 0) copy_boxes(to, pages_in_order, 64 * half, row, arrived);
-        } else if (lane % kBoxLanes == 0) {
-          copy_box(to + kLaneKeys * lane * 128, rows, 64 * half, row, arrived);
-        }
+        if (lane % (kBoxRows / kLaneKeys) == 0)
+          copy_box(to + kLaneKeys * lane * 128,
+                   rows,
+                   64 * half,
+                   static_cast<int32_t>(found.at / kRowBytes),
+                   arrived);
         return;
       }
 #pragma unroll 4
@@ -384,9 +378,17 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
+// The arena as rows of one head's keys or values.
 template <typename T>
-constexpr CUtensorMapDataType kMapType =
-    std::is_same_v<T, __half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+CUtensorMap rows_of(const std::byte* arena, int head_dim) {
+  const auto width = static_cast<uint64_t>(head_dim);
+  return tensor_map<2>(std::is_same_v<T, __half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                       arena,
+                       {width, uint64_t{1} << 31},
+                       {width * 2},
+                       {64, kBoxRows});
+}
 
 template <typename T, int kDim>
 void run(const Attention& a, int64_t blocks, const Stream& stream) {
@@ -397,8 +399,6 @@ void run(const Attention& a, int64_t blocks, const Stream& stream) {
   const int64_t head_bytes = std::max<int64_t>(a.position_bound, 1) * kDim * 4;
   const auto heads_at_once =
       static_cast<int32_t>(std::clamp<int64_t>(kSharedKeyBytes / head_bytes, 1, a.num_kv_heads));
-  // The arena as rows of one head's keys or values, and as such of pages that follow each other.
-  constexpr uint64_t kRows = uint64_t{1} << 31, kRowBytes = kDim * 2;
   launch(stream,
          kernel,
          dim3(static_cast<unsigned>(blocks)),
@@ -406,12 +406,7 @@ void run(const Attention& a, int64_t blocks, const Stream& stream) {
          static_cast<size_t>(S::kSharedBytes),
          a,
          heads_at_once,
-         tensor_map<2>(kMapType<T>, a.pages.arena, {kDim, kRows}, {kRowBytes}, {64, kBoxRows}),
-         tensor_map<3>(kMapType<T>,
-                       a.pages.arena,
-                       {kDim, kRows, S::kCopied / kBoxRows},
-                       {kRowBytes, 2 * kBoxRows * kRowBytes},
-                       {64, kBoxRows, S::kCopied / kBoxRows}));
+         rows_of<T>(a.pages.arena, kDim));
 }
 
 }  // namespace

@@ -176,18 +176,6 @@ __device__ inline void copy_box(
       "r"(shared_address(barrier))
       : "memory");
 }
-// Of a tensor of three dimensions, from the first of the third one on.
-__device__ inline void copy_boxes(
-    std::byte* to, const CUtensorMap& map, int32_t column, int32_t row, uint64_t* barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
-      "[%0], [%1, {%2, %3, 0}], [%4];" ::"r"(shared_address(to)),
-      "l"(&map),
-      "r"(column),
-      "r"(row),
-      "r"(shared_address(barrier))
-      : "memory");
-}
 // The same of what is read once: it leaves the L2 cache first.
 __device__ inline uint64_t evict_first() {
   uint64_t policy;
