@@ -119,6 +119,10 @@ class Ops {
   virtual void upload(void* device, const void* host, int64_t bytes) {
     std::memcpy(device, host, static_cast<size_t>(bytes));
   }
+  // The same to memory that no operation under way uses: the bytes need not wait for these.
+  virtual void upload_early(void* device, const void* host, int64_t bytes) {
+    upload(device, host, bytes);
+  }
   virtual void download(void* host, const void* device, int64_t bytes) {
     std::memcpy(host, device, static_cast<size_t>(bytes));
   }
@@ -182,11 +186,12 @@ class Ops {
   // out[i] = the likeliest of row i.  logits: [m, vocab_size], out: [m] in device memory
   virtual void top_logits(Matrix logits, TopLogits* out);
   // tokens[i] = what draws[i] takes from row i, or kUndecided. tops: of the same rows; all [m] in
-  // device memory
+  // device memory. staged: staging memory that gets the tokens too; null: none
   virtual void draw_tokens(Matrix logits,
                            const TopLogits* tops,
                            const TokenDraw* draws,
-                           int32_t* tokens);
+                           int32_t* tokens,
+                           int32_t* staged);
   // ids[i] = drawn[-1 - ids[i]] where ids[i] < 0: tokens that the host does not know yet. Undecided
   // ones become 0.  ids: [count]
   virtual void take_tokens(const int32_t* drawn, int32_t* ids, int64_t count);
@@ -196,8 +201,9 @@ class Ops {
                           std::span<const PageId> from,
                           std::span<const PageId> to) = 0;
   // table[offset] = page for every entry; entries of the same offset hold the same page.
-  virtual void write_table(int32_t* table, std::span<const TableEntry> entries) {
-    for (const TableEntry& entry : entries) table[entry.offset] = entry.page;
+  // entries: [count] in device memory
+  virtual void write_table(int32_t* table, const TableEntry* entries, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) table[entries[i].offset] = entries[i].page;
   }
   // The step operations that body calls; a device may have recorded them in an earlier call with
   // the same key and launch them as one, without calling body. The same key means: the same

@@ -23,8 +23,8 @@ namespace {
 constexpr size_t kMostGraphs = 1024;  // recorded steps that are kept
 // Rows of a product whose bits do not depend on how many there are (tests/kernels/ops).
 constexpr int64_t kExactRows = 4;
-constexpr int64_t kExactCols = 32;           // in multiples of these; others are cuBLAS's
-constexpr int64_t kStagedEntries = 1 << 16;  // page ids and table entries of one launch
+constexpr int64_t kExactCols = 32;         // in multiples of these; others are cuBLAS's
+constexpr int64_t kStagedPairs = 1 << 16;  // of pages, of one launch
 
 const cuda::CudaWeight& on_device(const Weight& weight) {
   return static_cast<const cuda::CudaWeight&>(weight);
@@ -35,7 +35,7 @@ class CudaOps final : public Ops {
   explicit CudaOps(const CudaOptions& options)
       : deterministic_(options.deterministic),
         cublas_(stream_),
-        staged_(cuda::allocate_device(kStagedEntries * int64_t{sizeof(TableEntry)}, stream_)) {
+        staged_(cuda::allocate_device(2 * kStagedPairs * int64_t{sizeof(PageId)}, stream_)) {
     cudaDeviceProp device{};
     int driver = 0;
     HW_CUDA(cudaGetDeviceProperties(&device, 0));
@@ -70,13 +70,13 @@ class CudaOps final : public Ops {
 
   Buffer allocate(int64_t bytes) override { return cuda::allocate_device(bytes, stream_); }
   Buffer allocate_staging(int64_t bytes) override { return cuda::allocate_pinned(bytes); }
-  // What a step brings goes through pinned memory; copying more from pageable memory does not
-  // return before the bytes are copied out.
   void upload(void* device, const void* host, int64_t bytes) override {
-    const void* from = bytes <= cuda::UploadRing::kSlotBytes ? uploads_.put(host, bytes) : host;
-    HW_CUDA(cudaMemcpyAsync(
-        device, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_.get()));
-    if (from != host) uploads_.sent(stream_);
+    upload(device, host, bytes, stream_);
+  }
+  void upload_early(void* device, const void* host, int64_t bytes) override {
+    upload(device, host, bytes, early_);
+    early_sent_.record(early_);
+    early_sent_.precede(stream_);
   }
   void download(void* host, const void* device, int64_t bytes) override {
     HW_CUDA(cudaMemcpyAsync(
@@ -164,8 +164,9 @@ class CudaOps final : public Ops {
   void draw_tokens(Matrix logits,
                    const TopLogits* tops,
                    const TokenDraw* draws,
-                   int32_t* tokens) override {
-    cuda::draw_tokens(logits, tops, draws, tokens, stream_);
+                   int32_t* tokens,
+                   int32_t* staged) override {
+    cuda::draw_tokens(logits, tops, draws, tokens, staged, stream_);
   }
   void take_tokens(const int32_t* drawn, int32_t* ids, int64_t count) override {
     cuda::take_tokens(drawn, ids, count, stream_);
@@ -175,22 +176,18 @@ class CudaOps final : public Ops {
                   int64_t page_bytes,
                   std::span<const PageId> from,
                   std::span<const PageId> to) override {
-    constexpr size_t kPairs = kStagedEntries / 2;
     auto* ids = staged_.as<PageId>();
-    for (size_t i = 0; i < from.size(); i += kPairs) {
-      const size_t count = std::min(kPairs, from.size() - i);
+    for (size_t i = 0; i < from.size(); i += kStagedPairs) {
+      const size_t count = std::min<size_t>(kStagedPairs, from.size() - i);
       const auto bytes = static_cast<int64_t>(count * sizeof(PageId));
       upload(ids, &from[i], bytes);
-      upload(ids + kPairs, &to[i], bytes);
-      cuda::copy_pages(arena, page_bytes, ids, ids + kPairs, static_cast<int64_t>(count), stream_);
+      upload(ids + kStagedPairs, &to[i], bytes);
+      cuda::copy_pages(
+          arena, page_bytes, ids, ids + kStagedPairs, static_cast<int64_t>(count), stream_);
     }
   }
-  void write_table(int32_t* table, std::span<const TableEntry> entries) override {
-    for (size_t i = 0; i < entries.size(); i += kStagedEntries) {
-      const auto count = std::min<size_t>(kStagedEntries, entries.size() - i);
-      upload(staged_.data(), &entries[i], static_cast<int64_t>(count * sizeof(TableEntry)));
-      cuda::write_table(table, staged_.as<TableEntry>(), static_cast<int64_t>(count), stream_);
-    }
+  void write_table(int32_t* table, const TableEntry* entries, int64_t count) override {
+    cuda::write_table(table, entries, count, stream_);
   }
 
   // The first call runs (libraries make their handles and load their kernels then), the second
@@ -222,17 +219,26 @@ class CudaOps final : public Ops {
   }
 
  private:
+  // What a step brings goes through pinned memory; copying more from pageable memory does not
+  // return before the bytes are copied out.
+  void upload(void* device, const void* host, int64_t bytes, const cuda::Stream& stream) {
+    const void* from = bytes <= cuda::UploadRing::kSlotBytes ? uploads_.put(host, bytes) : host;
+    HW_CUDA(cudaMemcpyAsync(
+        device, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream.get()));
+    if (from != host) uploads_.sent(stream);
+  }
   void multiply(const Weight& weight, const FusedLinear& product, bool add) {
     cuda::linear(on_device(weight), product, add, linear_, num_processors_, cublas_, stream_);
   }
 
   bool deterministic_;
-  cuda::Stream stream_, fetches_;
+  cuda::Stream stream_, fetches_, early_;
   cuda::UploadRing uploads_;
+  cuda::Event early_sent_;
   cuda::Event marks_[2];
   int64_t num_marks_ = 0;
   cuda::Cublas cublas_;
-  Buffer staged_;  // what the step's own copies and table entries are read from
+  Buffer staged_;  // ids of the pages that are copied
   cuda::LinearScratch linear_;
   std::optional<cuda::WeightUpload> upload_;  // while weights are loaded
   cuda::AttentionScratch attention_;

@@ -17,10 +17,12 @@ void Ops::top_logits(Matrix logits, TopLogits* out) {
 void Ops::draw_tokens(Matrix logits,
                       const TopLogits* tops,
                       const TokenDraw* draws,
-                      int32_t* tokens) {
+                      int32_t* tokens,
+                      int32_t* staged) {
   DrawScratch scratch;
   for (int64_t i = 0; i < logits.rows; ++i)
     tokens[i] = draw_token(logits.f32_row(i), tops[i], draws[i], logits.cols, scratch, OneThread());
+  if (staged != nullptr) std::copy_n(tokens, logits.rows, staged);
 }
 
 void Ops::take_tokens(const int32_t* drawn, int32_t* ids, int64_t count) {

@@ -7,7 +7,8 @@
 namespace headwater {
 namespace {
 
-constexpr int64_t kAlignment = 16;  // of an array of a step
+constexpr int64_t kAlignment = 16;    // of an array of a step
+constexpr size_t kEntries = 1 << 14;  // changes of page tables that travel with a step
 
 template <typename T>
 void upload(Ops& ops, const Buffer& buffer, std::span<const T> values) {
@@ -49,11 +50,14 @@ Executor::Executor(
   const int64_t num_groups = geometry.num_groups();
   const int64_t ints =
       rows * (3 + num_groups) + max_logit_rows + max_seqs * (1 + 2 * num_groups) + 1;
-  constexpr int64_t kArrays = 8;
-  step_ = ops.allocate(ints * int64_t{sizeof(int32_t)} +
-                       max_logit_rows * int64_t{sizeof(TokenDraw)} + kArrays * kAlignment);
+  constexpr int64_t kArrays = 9;
+  const int64_t step_bytes = ints * int64_t{sizeof(int32_t)} +
+                             max_logit_rows * int64_t{sizeof(TokenDraw)} +
+                             int64_t{kEntries * sizeof(TableEntry)} + kArrays * kAlignment;
+  for (Slot& slot : std::span(slots_).first(draws ? 2 : 1)) slot.step = ops.allocate(step_bytes);
   host_logits_ =
       ops.allocate_staging(max_logit_rows * model.spec().vocab_size * int64_t{sizeof(float)});
+  ops.synchronize();  // the steps' memory is zeroed: uploads may come early
   if (!draws) return;
   tops_ = ops.allocate(max_logit_rows * int64_t{sizeof(TopLogits)});
   tokens_ = ops.allocate(max_logit_rows * int64_t{sizeof(int32_t)});
@@ -64,15 +68,15 @@ void Executor::enqueue(const StepPlan& plan) {
   HW_CHECK(num_enqueued_ - num_done_ < (draws_ ? 2 : 1), "steps under way", num_enqueued_);
   for (const kv::PageCopy& copy : plan.copies)
     ops_.copy_pages(arena_.data(), copy.page_bytes, copy.from, copy.to);
-  if (tables_.data() != nullptr) ops_.write_table(tables_.as<int32_t>(), kv_.take_table_changes());
+  Slot& under_way = slot(num_enqueued_);
   // One upload; where an array lies depends on nothing but how long those before it are.
   host_step_.clear();
-  const auto put = [&]<typename T>(const std::vector<T>& values) -> T* {
+  const auto put = [&]<typename T>(std::span<const T> values) -> T* {
     const size_t at = (host_step_.size() + kAlignment - 1) / kAlignment * kAlignment;
-    const auto bytes = std::as_bytes(std::span(values));
+    const auto bytes = std::as_bytes(values);
     host_step_.resize(at);
     host_step_.insert(host_step_.end(), bytes.begin(), bytes.end());
-    return reinterpret_cast<T*>(step_.data() + at);
+    return reinterpret_cast<T*>(under_way.step.data() + at);
   };
 
   StepView step;
@@ -80,25 +84,33 @@ void Executor::enqueue(const StepPlan& plan) {
   step.num_seqs = static_cast<int32_t>(plan.sequences.size());
   step.num_logit_rows = plan.num_logit_rows;
   step.position_bound = plan.position_bound;
-  int32_t* token_ids = put(plan.token_ids);
+  int32_t* token_ids = put(std::span(plan.token_ids));
   step.token_ids = token_ids;
-  step.positions = put(plan.positions);
-  step.row_seq = put(plan.row_seq);
-  step.row_begin = put(plan.row_begin);
-  step.logit_rows = put(plan.logit_rows);
-  const TokenDraw* draws = put(plan.draws);
+  step.positions = put(std::span(plan.positions));
+  step.row_seq = put(std::span(plan.row_seq));
+  step.row_begin = put(std::span(plan.row_begin));
+  step.logit_rows = put(std::span(plan.logit_rows));
+  const TokenDraw* draws = put(std::span(plan.draws));
   step.pages.arena = arena_.data();
   step.pages.tables = tables_.data() != nullptr ? tables_.as<int32_t>() : kv_.tables();
-  step.pages.table_begin = put(plan.table_begin);
+  step.pages.table_begin = put(std::span(plan.table_begin));
   step.pages.groups = groups_.as<KvGroupShape>();
   step.pages.heads = heads_.as<KvHeadSlot>();
-  step.pages.window_start = put(plan.window_start);
+  step.pages.window_start = put(std::span(plan.window_start));
   step.pages.num_groups = kv_.geometry().num_groups();
   step.pages.compensates = compensates_;
   step.pages.format = kv_.geometry().groups()[0].page.format;
 
-  HW_CHECK(std::ssize(host_step_) <= step_.bytes(), "bytes of a step", host_step_.size());
-  upload(ops_, step_, std::span<const std::byte>(host_step_));
+  std::span<const TableEntry> changes;
+  if (tables_.data() != nullptr) changes = kv_.take_table_changes();
+  TableEntry* entries = put(changes.first(std::min(changes.size(), kEntries)));
+  HW_CHECK(std::ssize(host_step_) <= under_way.step.bytes(), "bytes of a step", host_step_.size());
+  ops_.upload_early(under_way.step.data(), host_step_.data(), std::ssize(host_step_));
+  for (size_t i = 0; i < changes.size(); i += kEntries) {
+    const auto some = changes.subspan(i, std::min(kEntries, changes.size() - i));
+    if (i > 0) ops_.upload(entries, some.data(), static_cast<int64_t>(some.size_bytes()));
+    ops_.write_table(tables_.as<int32_t>(), entries, std::ssize(some));
+  }
 
   // Decode steps of one size and bound differ in nothing but what the buffers hold. 21 bits of the
   // key for each number of rows: max-num-seqs has 17.
@@ -107,19 +119,18 @@ void Executor::enqueue(const StepPlan& plan) {
   const auto bound = static_cast<uint64_t>((plan.position_bound - 1) / kPositionBoundStep);
   const uint64_t key = bound << 43 | static_cast<uint64_t>(plan.num_long_rows) << 22 |
                        static_cast<uint64_t>(step.num_rows) << 1 | static_cast<uint64_t>(buffer);
-  Slot& under_way = slot(num_enqueued_);
   under_way.logits = model_.logits(step.num_logit_rows, buffer);
   ops_.replay(decodes ? key : 0, [&] {
     if (draws_) ops_.take_tokens(tokens_.as<int32_t>(), token_ids, step.num_rows);
     model_.forward(step, plan.num_long_rows, buffer);
     if (!draws_ || step.num_logit_rows == 0) return;  // chunks within a prompt have no logits
     ops_.top_logits(under_way.logits, tops_.as<TopLogits>());
-    ops_.draw_tokens(under_way.logits, tops_.as<TopLogits>(), draws, tokens_.as<int32_t>());
+    ops_.draw_tokens(under_way.logits,
+                     tops_.as<TopLogits>(),
+                     draws,
+                     tokens_.as<int32_t>(),
+                     under_way.host_tokens.as<int32_t>());
   });
-  if (draws_ && step.num_logit_rows > 0)
-    ops_.download(under_way.host_tokens.data(),
-                  tokens_.data(),
-                  step.num_logit_rows * int64_t{sizeof(int32_t)});
   under_way.mark = ops_.mark();
   ++num_enqueued_;
 }

@@ -32,12 +32,13 @@ class Executor {
   Matrix fetch_logits(std::span<const int32_t> rows);
 
  private:
-  struct Slot {  // of one step under way
+  struct Slot {   // of one step under way
+    Buffer step;  // its arrays, packed
     Buffer host_tokens;
     Matrix logits;  // on the device
     int64_t mark = 0;
   };
-  Slot& slot(int64_t step) { return slots_[step % 2]; }
+  Slot& slot(int64_t step) { return slots_[draws_ ? step % 2 : 0]; }
 
   Model& model_;
   Ops& ops_;
@@ -45,7 +46,6 @@ class Executor {
   bool draws_;
   Buffer arena_, groups_, heads_;
   Buffer tables_;         // none: kv's own
-  Buffer step_;           // the arrays of the step at hand, packed
   Buffer tops_, tokens_;  // of each logit row of the last step
   std::vector<std::byte> host_step_;
   Buffer host_logits_;

@@ -75,6 +75,9 @@ Event::~Event() {
   if (event_ != nullptr) (void)cudaEventDestroy(event_);
 }
 void Event::record(const Stream& stream) { HW_CUDA(cudaEventRecord(event_, stream.get())); }
+void Event::precede(const Stream& stream) const {
+  HW_CUDA(cudaStreamWaitEvent(stream.get(), event_, 0));
+}
 void Event::wait() const { HW_CUDA(cudaEventSynchronize(event_)); }
 
 const void* UploadRing::put(const void* host, int64_t bytes) {

@@ -78,13 +78,14 @@ class Event {
   Event& operator=(Event&&) = delete;
   void record(const Stream& stream);
   void wait() const;  // until what was recorded last, if anything, is reached
+  void precede(const Stream& stream) const;  // what the stream is given from now on waits for it
 
  private:
   cudaEvent_t event_ = nullptr;
 };
 
 // Pinned copies of what is being uploaded, so that neither the host waits for the stream nor the
-// stream for the host. For one stream.
+// stream for the host. Any streams.
 class UploadRing {
  public:
   static constexpr int64_t kSlotBytes = int64_t{512} << 10;

@@ -21,7 +21,8 @@ __global__ void __launch_bounds__(kThreads) draw_tokens_kernel(const float* logi
                                                                int64_t vocab_size,
                                                                const TopLogits* tops,
                                                                const TokenDraw* draws,
-                                                               int32_t* tokens) {
+                                                               int32_t* tokens,
+                                                               int32_t* staged) {
   start_next();
   wait_for_previous();
   __shared__ DrawScratch scratch;
@@ -31,7 +32,9 @@ __global__ void __launch_bounds__(kThreads) draw_tokens_kernel(const float* logi
                                    vocab_size,
                                    scratch,
                                    BlockOfThreads());
-  if (threadIdx.x == 0) tokens[blockIdx.x] = token;
+  if (threadIdx.x != 0) return;
+  tokens[blockIdx.x] = token;
+  if (staged != nullptr) staged[blockIdx.x] = token;
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -48,6 +51,7 @@ void draw_tokens(Matrix logits,
                  const TopLogits* tops,
                  const TokenDraw* draws,
                  int32_t* tokens,
+                 int32_t* staged,
                  const Stream& stream) {
   if (logits.rows == 0) return;
   launch(stream,
@@ -60,7 +64,8 @@ void draw_tokens(Matrix logits,
          logits.cols,
          tops,
          draws,
-         tokens);
+         tokens,
+         staged);
 }
 
 void take_tokens(const int32_t* drawn, int32_t* ids, int64_t count, const Stream& stream) {

@@ -31,6 +31,9 @@ class ForwardingOps : public Ops {
   void upload(void* device, const void* host, int64_t bytes) override {
     inner().upload(device, host, bytes);
   }
+  void upload_early(void* device, const void* host, int64_t bytes) override {
+    inner().upload_early(device, host, bytes);
+  }
   void download(void* host, const void* device, int64_t bytes) override {
     inner().download(host, device, bytes);
   }
@@ -84,8 +87,9 @@ class ForwardingOps : public Ops {
   void draw_tokens(Matrix logits,
                    const TopLogits* tops,
                    const TokenDraw* draws,
-                   int32_t* tokens) override {
-    inner().draw_tokens(logits, tops, draws, tokens);
+                   int32_t* tokens,
+                   int32_t* staged) override {
+    inner().draw_tokens(logits, tops, draws, tokens, staged);
   }
   void take_tokens(const int32_t* drawn, int32_t* ids, int64_t count) override {
     inner().take_tokens(drawn, ids, count);
@@ -96,8 +100,8 @@ class ForwardingOps : public Ops {
                   std::span<const PageId> to) override {
     inner().copy_pages(arena, page_bytes, from, to);
   }
-  void write_table(int32_t* table, std::span<const TableEntry> entries) override {
-    inner().write_table(table, entries);
+  void write_table(int32_t* table, const TableEntry* entries, int64_t count) override {
+    inner().write_table(table, entries, count);
   }
   void replay(uint64_t key, const std::function<void()>& body) override {
     inner().replay(key, body);

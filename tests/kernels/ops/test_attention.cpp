@@ -338,7 +338,7 @@ TEST_CASE("pages move and tables change as on the host", "[cuda]") {
   std::vector<TableEntry> entries;
   for (int32_t i = 0; i < 150'000; i += 2) entries.push_back({i, 3 * i + 1});
   int32_t* device_table = memory.put(table);
-  ops->write_table(device_table, entries);
+  ops->write_table(device_table, memory.put(entries), std::ssize(entries));
   for (const TableEntry& entry : entries) table[static_cast<size_t>(entry.offset)] = entry.page;
   std::vector<int32_t> got(table.size());
   ops->download(got.data(), device_table, static_cast<int64_t>(got.size() * sizeof(int32_t)));

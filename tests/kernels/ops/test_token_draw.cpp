@@ -46,10 +46,12 @@ void check(Ops& ops) {
     auto* tops = memory.put(std::vector<TopLogits>(all.size()));
     auto* tokens = memory.put(std::vector<int32_t>(all.size()));
     ops.top_logits(logits, tops);
-    ops.draw_tokens(logits, tops, memory.put(all), tokens);
+    const Buffer staged = ops.allocate_staging(std::ssize(all) * int64_t{sizeof(int32_t)});
+    ops.draw_tokens(logits, tops, memory.put(all), tokens, staged.as<int32_t>());
     std::vector<int32_t> got(all.size());
     ops.download(got.data(), tokens, static_cast<int64_t>(got.size() * sizeof(int32_t)));
     ops.wait(ops.mark());
+    REQUIRE(std::equal(got.begin(), got.end(), staged.as<int32_t>()));
     DrawScratch scratch;
     int num_decided = 0;
     for (size_t i = 0; i < all.size(); ++i) {
@@ -101,6 +103,31 @@ TEST_CASE("token_draw: CudaOps", "[ops][cuda]") {
     check(*ops);
     check_take(*ops);
   }
+}
+
+TEST_CASE("CudaOps: what is uploaded early is there for what is called next", "[ops][cuda]") {
+  const auto ops = cuda_or_skip();
+  if (!ops) return;
+  constexpr int32_t kSteps = 40, kEntries = 1000;
+  const Buffer table = ops->allocate(kSteps * kEntries * int64_t{sizeof(int32_t)});
+  Buffer slots[2];  // each is used again once its step is done
+  for (Buffer& slot : slots) slot = ops->allocate(kEntries * int64_t{sizeof(TableEntry)});
+  ops->synchronize();
+  std::vector<int64_t> marks;
+  for (int32_t step = 0; step < kSteps; ++step) {
+    const Buffer& slot = slots[step % 2];
+    if (step >= 2) ops->wait(marks[static_cast<size_t>(step - 2)]);
+    std::vector<TableEntry> entries;
+    for (int32_t i = 0; i < kEntries; ++i) entries.push_back({step * kEntries + i, 7 * step + i});
+    ops->upload_early(slot.data(), entries.data(), slot.bytes());
+    ops->write_table(table.as<int32_t>(), slot.as<TableEntry>(), kEntries);
+    marks.push_back(ops->mark());
+  }
+  ops->wait(marks.back());
+  std::vector<int32_t> got(kSteps * kEntries);
+  ops->fetch(got.data(), table.data(), table.bytes());
+  for (int32_t i = 0; i < kSteps * kEntries; ++i)
+    REQUIRE(got[static_cast<size_t>(i)] == 7 * (i / kEntries) + i % kEntries);
 }
 
 TEST_CASE("CudaOps: an upload's memory may be reused at once, a fetch passes what is under way",
