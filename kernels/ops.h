@@ -42,6 +42,7 @@ struct StepView {
   int32_t num_rows = 0;
   int32_t num_seqs = 0;
   int32_t num_logit_rows = 0;
+  int32_t num_single_rows = 0;  // at least so many first sequences have one row each
   // No position reaches it; steps that replay() one another have the same. 0: not known.
   int32_t position_bound = 0;
   const int32_t* token_ids = nullptr;   // [num_rows]

@@ -18,7 +18,7 @@ program() { find "$binaries" -type f -name "$1" -perm -u+x | head -n 1; }
 
 pieces() { # lines: tool, program, case
   cases() { "$(program "$1")" --list-test-names-only "$2" | sed 's/^ *//; /^$/d' || true; }
-  for name in test_linear test_elements test_attention; do
+  for name in test_linear test_elements test_attention test_top_logits test_token_draw; do
     for tool in memcheck racecheck initcheck synccheck; do
       tags='[cuda]'
       [ $tool != racecheck ] || tags='[cuda]~[cublas]'

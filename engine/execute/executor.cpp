@@ -83,6 +83,7 @@ void Executor::enqueue(const StepPlan& plan) {
   step.num_rows = plan.num_rows;
   step.num_seqs = static_cast<int32_t>(plan.sequences.size());
   step.num_logit_rows = plan.num_logit_rows;
+  step.num_single_rows = plan.num_single_rows;
   step.position_bound = plan.position_bound;
   int32_t* token_ids = put(std::span(plan.token_ids));
   step.token_ids = token_ids;

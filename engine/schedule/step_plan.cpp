@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 namespace headwater {
 
@@ -23,8 +24,13 @@ void flatten(StepPlan& plan, const kv::KvManager& kv) {
   plan.num_decodes = 0;
   plan.num_long_rows = 0;
   int32_t num_positions = 0;
-  std::ranges::stable_partition(plan.sequences,
-                                [](const PlannedRows& rows) { return !rows.seq->long_context(); });
+  std::ranges::stable_sort(plan.sequences, {}, [](const PlannedRows& rows) {
+    return std::pair(rows.seq->long_context(), rows.num_rows > 1);
+  });
+  plan.num_single_rows = static_cast<int32_t>(
+      std::ranges::find_if(plan.sequences,
+                           [](const PlannedRows& rows) { return rows.num_rows > 1; }) -
+      plan.sequences.begin());
   const int32_t num_groups = kv.geometry().num_groups();
   for (PlannedRows& rows : plan.sequences) {
     const Sequence& seq = *rows.seq;

@@ -24,9 +24,10 @@ struct StepPlan {
   std::vector<PlannedRows> sequences;
   int32_t num_rows = 0;
   int32_t num_logit_rows = 0;
-  int32_t num_decodes = 0;     // rows that continue an output
-  int32_t num_long_rows = 0;   // of sequences with long_context; they come last
-  int32_t position_bound = 0;  // no position reaches it: as the function below has it
+  int32_t num_decodes = 0;      // rows that continue an output
+  int32_t num_long_rows = 0;    // of sequences with long_context; they come last
+  int32_t num_single_rows = 0;  // of the first sequences, which have one row each
+  int32_t position_bound = 0;   // no position reaches it: as the function below has it
 
   // Of a token that is still on the device: -1 - its row of the logits of the step before.
   std::vector<int32_t> token_ids, positions, row_seq;  // [num_rows]

@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(32 * kWarps) attention_kernel(Attention a) {
   const HeadPages pages(a.pages, a.num_kv_heads, a.layer, kv_head, tile.seq);
   const KvGroupShape& group = *pages.group;
   const PageShape& page = group.page;
-  const int32_t* window_start = a.pages.window_start + int64_t{pages.group_idx} * a.num_rows;
+  const int32_t* window_start = a.pages.window_start + int64_t{pages.group_idx} * a.step_rows;
   const auto row_of = [&](int32_t query) {
     return static_cast<int32_t>((tile.first + query) / a.group);
   };
@@ -223,7 +223,7 @@ __global__ void __launch_bounds__(32 * kMergeWarps) merge_kernel(Attention a) {
   const int lane = threadIdx.x % 32;
   const int64_t query = int64_t{blockIdx.x} * kMergeWarps + threadIdx.x / 32;
   if (query >= int64_t{a.num_rows} * a.num_heads) return;
-  const auto row = static_cast<int32_t>(query / a.num_heads);
+  const int32_t row = a.first_row + static_cast<int32_t>(query / a.num_heads);
   const auto head = static_cast<int32_t>(query % a.num_heads);
   const int32_t num_segments = a.positions[row] / kSegmentTokens + 1;
   State<kChunks> total;
@@ -264,7 +264,7 @@ void run(Attention a, const AttentionScratch& scratch, const Stream& stream) {
                                       : int64_t{a.num_rows} * a.group / kTileQueries + a.num_seqs;
   const int64_t blocks = tiles * a.num_kv_heads;
   const int64_t wanted = int64_t{kBlocksPerProcessor} * scratch.num_processors;
-  const int64_t partial_bytes = int64_t{a.num_rows} * a.num_heads * scratch.max_segments *
+  const int64_t partial_bytes = int64_t{a.end_row()} * a.num_heads * scratch.max_segments *
                                 (a.head_dim + 2) * int64_t{sizeof(float)};
   unsigned splits = 1;
   if (!a.selects && scratch.max_segments > 1 && blocks < wanted &&
@@ -306,6 +306,24 @@ void run_chunks(const Attention& a,
   run<4, 4, kChunks>(a, scratch, stream);
 }
 
+void run_rows(const Attention& a,
+              DType format,
+              const AttentionScratch& scratch,
+              const Stream& stream) {
+  switch ((a.head_dim + 31) / 32) {
+    case 1:
+      return run_chunks<1>(a, format, scratch, stream);
+    case 2:
+      return run_chunks<2>(a, format, scratch, stream);
+    case 3:
+      return run_chunks<3>(a, format, scratch, stream);
+    case 4:
+      return run_chunks<4>(a, format, scratch, stream);
+    default:
+      return run_chunks<8>(a, format, scratch, stream);
+  }
+}
+
 }  // namespace
 
 AttentionScratch attention_scratch(int32_t max_tokens,
@@ -334,7 +352,7 @@ void attention(const AttentionArgs& args,
   a.head_dim = heads.head_dim;
   a.scale = args.scale;
   a.softcap = args.softcap;
-  a.num_rows = step.num_rows;
+  a.step_rows = a.num_rows = step.num_rows;
   a.num_seqs = step.num_seqs;
   a.position_bound = step.position_bound;
   a.selects = args.selection != nullptr;
@@ -350,18 +368,17 @@ void attention(const AttentionArgs& args,
   a.out = Activations(args.out);
   a.lse = static_cast<float*>(args.lse.data);
   a.lse_stride = args.lse.stride;
-  switch ((heads.head_dim + 31) / 32) {
-    case 1:
-      return run_chunks<1>(a, step.pages.format, scratch, stream);
-    case 2:
-      return run_chunks<2>(a, step.pages.format, scratch, stream);
-    case 3:
-      return run_chunks<3>(a, step.pages.format, scratch, stream);
-    case 4:
-      return run_chunks<4>(a, step.pages.format, scratch, stream);
-    default:
-      return run_chunks<8>(a, step.pages.format, scratch, stream);
-  }
+  const int32_t singles = step.num_single_rows;
+  if (a.single_rows || singles == 0) return run_rows(a, step.pages.format, scratch, stream);
+  // Decodes beside a prefill: a tile for rows of one sequence would hold one of them.
+  Attention decodes = a;
+  decodes.single_rows = true;
+  decodes.num_rows = decodes.num_seqs = singles;
+  run_rows(decodes, step.pages.format, scratch, stream);
+  a.first_row = a.first_seq = singles;
+  a.num_rows -= singles;
+  a.num_seqs -= singles;
+  run_rows(a, step.pages.format, scratch, stream);
 }
 
 }  // namespace headwater::cuda

@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(32 * kWarpsQ * kWarpsK) mma_kernel(Attention a
   const HeadPages pages(a.pages, a.num_kv_heads, a.layer, kv_head, tile.seq);
   const KvGroupShape group = *pages.group;
   const int64_t k_bytes = group.page.k_bytes();
-  const int32_t* window_start = a.pages.window_start + int64_t{pages.group_idx} * a.num_rows;
+  const int32_t* window_start = a.pages.window_start + int64_t{pages.group_idx} * a.step_rows;
   const auto row_of = [&](int32_t query) {
     return static_cast<int32_t>((tile.first + query) / a.group);
   };
@@ -408,7 +408,7 @@ void run(Attention a, const AttentionScratch& scratch, const Stream& stream) {
       kProcessorBytes / static_cast<int64_t>(S::kSharedBytes + kStaticBytes), 1, 4);
   const int64_t slots = kAtOnce * scratch.num_processors;
   const int64_t split_bytes =
-      int64_t{a.num_rows} * a.num_heads * (a.head_dim + 2) * int64_t{sizeof(float)};
+      int64_t{a.end_row()} * a.num_heads * (a.head_dim + 2) * int64_t{sizeof(float)};
   const auto [splits, split_tiles] =
       split_lists(blocks,
                   blocks <= kMostLists ? longest_blocks(a, scratch) : 1,
@@ -440,6 +440,8 @@ void run_dim(const Attention& a, const AttentionScratch& scratch, const Stream& 
   constexpr bool kLarge = kDim > 128;
   constexpr int kWarpsQ = kLarge ? 4 : 8, kWarpsK = kLarge ? 2 : 4, kKeys = kLarge ? 32 : 64;
   constexpr int kStages = kLarge ? 2 : 3;
+  // Of decodes of small heads, few large tiles.
+  constexpr int kListKeys = kDim == 64 ? 128 : 64, kListStages = kDim == 64 ? 2 : kStages;
   if constexpr (kDim > 96) {
     using Largest = Shape<T, kDim, 1, 4, 64, kStages>;
     if (static_cast<int64_t>(Largest::kSharedBytes) + kStaticBytes > max_shared_bytes()) {
@@ -449,7 +451,7 @@ void run_dim(const Attention& a, const AttentionScratch& scratch, const Stream& 
   }
   if constexpr (kDim > 80 && kStages == 3)  // long lists: more blocks at once, fewer tiles of each
     if (longest_blocks(a, scratch) > 1) return run<T, kDim, 1, 4, 64, 2>(a, scratch, stream);
-  if (a.single_rows) return run<T, kDim, 1, 4, 64, kStages>(a, scratch, stream);
+  if (a.single_rows) return run<T, kDim, 1, 4, kListKeys, kListStages>(a, scratch, stream);
   return run<T, kDim, kWarpsQ, 1, kKeys, 3>(a, scratch, stream);
 }
 
@@ -480,8 +482,8 @@ bool attention_mma(const Attention& a,
                    const AttentionScratch& scratch,
                    const Stream& stream) {
   if (a.selects || format == DType::kF32) return false;
-  if (a.merges && scratch.partials.bytes() <
-                      int64_t{a.num_rows} * a.num_heads * (a.head_dim + 2) * int64_t{sizeof(float)})
+  if (a.merges && scratch.partials.bytes() < int64_t{a.end_row()} * a.num_heads * (a.head_dim + 2) *
+                                                 int64_t{sizeof(float)})
     return false;
   return format == DType::kF16 ? run_type<__half>(a, scratch, stream)
                                : run_type<__nv_bfloat16>(a, scratch, stream);

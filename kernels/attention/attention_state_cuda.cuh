@@ -14,7 +14,9 @@ namespace headwater::cuda {
 struct Attention {
   int32_t layer, num_heads, num_kv_heads, group, head_dim;  // group: query heads of a KV head
   float scale, softcap;
-  int32_t num_rows, num_seqs, position_bound;  // 0: not known
+  int32_t step_rows;                                 // of the whole step
+  int32_t first_row, num_rows, first_seq, num_seqs;  // that are attended
+  int32_t position_bound;                            // 0: not known
   bool single_rows;  // a tile holds heads of one row; otherwise of consecutive rows of a sequence
   bool selects;
   const int32_t *positions, *row_seq, *row_begin;
@@ -30,6 +32,7 @@ struct Attention {
   int32_t split_tiles;  // of keys, at least, that are worth a block
   int32_t* arrived;     // zeros, one for the blocks that split a list of keys: the last merges
 
+  __host__ __device__ int32_t end_row() const { return first_row + num_rows; }
   __device__ float logit(float product) const {
     const float x = scale * product;
     return softcap > 0 ? softcap * tanhf(x / softcap) : x;
@@ -48,11 +51,11 @@ struct Tile {
 __device__ inline Tile find_tile(const Attention& a, int32_t tile, int32_t tile_queries) {
   if (a.single_rows) {
     const int32_t per_row = (a.group + tile_queries - 1) / tile_queries;
-    const int32_t row = tile / per_row;
+    const int32_t row = a.first_row + tile / per_row;
     const int32_t begin = tile % per_row * tile_queries;
     return {a.row_seq[row], min(tile_queries, a.group - begin), int64_t{row} * a.group + begin};
   }
-  for (int32_t seq = 0; seq < a.num_seqs; ++seq) {
+  for (int32_t seq = a.first_seq; seq < a.first_seq + a.num_seqs; ++seq) {
     const int32_t begin = a.row_begin[seq];
     const int32_t queries = (a.row_begin[seq + 1] - begin) * a.group;
     const int32_t tiles = (queries + tile_queries - 1) / tile_queries;
@@ -186,7 +189,7 @@ __device__ inline void finish(const Attention& a,
       a.pages.compensates ? HeadPages(a.pages, a.num_kv_heads, a.layer, kv_head, seq) : HeadPages();
   if (a.pages.compensates && pages.group->record_begin >= 0) {
     const KvGroupShape& group = *pages.group;
-    const int32_t start = a.pages.window_start[int64_t{pages.group_idx} * a.num_rows + row];
+    const int32_t start = a.pages.window_start[int64_t{pages.group_idx} * a.step_rows + row];
     if (const int32_t folded = start - group.sink_tokens; folded > 0) {
       const float* record = pages.record_at(start / group.block_tokens);
       const auto count = static_cast<float>(folded);

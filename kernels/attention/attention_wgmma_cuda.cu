@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (tile.count == 0) return;
   const HeadPages pages(a.pages, a.num_kv_heads, a.layer, kv_head, tile.seq);
   const KvGroupShape group = *pages.group;
-  const int32_t* window_start = a.pages.window_start + int64_t{pages.group_idx} * a.num_rows;
+  const int32_t* window_start = a.pages.window_start + int64_t{pages.group_idx} * a.step_rows;
   const auto row_of = [&](int32_t query) {
     return static_cast<int32_t>((tile.first + query) / a.group);
   };

@@ -44,6 +44,22 @@ __device__ void sort(uint64_t* keys) {
   __syncthreads();
 }
 
+// Calls body(value, id) for the thread's part of the row; loads run ahead.
+template <typename Body>
+__device__ void for_each_logit(const float* row, int64_t cols, const Body& body) {
+  constexpr int kAhead = 8;
+  for (int64_t first = threadIdx.x; first < cols; first += kAhead * kThreads) {
+    float values[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int64_t c = first + i * kThreads;
+      values[i] = c < cols ? row[c] : -INFINITY;
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) body(comparable(values[i]), first + i * kThreads);
+  }
+}
+
 __global__ void __launch_bounds__(kThreads)
     top_logits_kernel(const float* logits, int64_t stride, int64_t cols, TopLogits* out) {
   start_next();
@@ -55,34 +71,26 @@ __global__ void __launch_bounds__(kThreads)
   const float* row = logits + blockIdx.x * stride;
   TopLogits& top = out[blockIdx.x];
 
-  float max = -INFINITY, sum = 0;  // sum of exp(x - max)
-  for (int64_t c = thread; c < cols; c += kThreads) {
-    const float x = comparable(row[c]);
-    if (x > max) {
-      sum = sum * expf(max - x) + 1.0f;
-      max = x;
-    } else if (x > -INFINITY) {
-      sum += expf(x - max);
-    }
-  }
+  float max = -INFINITY, sum = 0;  // sum of exp(x - row_max)
+  for_each_logit(row, cols, [&](float x, int64_t) { max = fmaxf(max, x); });
   keys[thread] = key_of(max, static_cast<uint32_t>(thread));
   if (thread == 0) num_gathered = 0;
   sort(keys);
   const float row_max = value_of(keys[0]);
   const float threshold = value_of(keys[kTopLogits - 1]);
-  sum = max > -INFINITY ? sum * expf(max - row_max) : 0.0f;
-  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-  if (thread % 32 == 0) sums[thread / 32] = sum;
-  __syncthreads();  // keys were read, too
+  __syncthreads();
   keys[thread] = 0;
   __syncthreads();
 
-  for (int64_t c = thread; c < cols; c += kThreads) {
-    const float x = comparable(row[c]);
-    if (x < threshold || x == -INFINITY) continue;
+  for_each_logit(row, cols, [&](float x, int64_t c) {
+    if (x == -INFINITY) return;
+    sum += __expf(x - row_max);
+    if (x < threshold) return;
     const int at = atomicAdd(&num_gathered, 1);
     if (at < kThreads) keys[at] = key_of(x, static_cast<uint32_t>(c));
-  }
+  });
+  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+  if (thread % 32 == 0) sums[thread / 32] = sum;
   sort(keys);
   if (thread == 0) {
     float total = 0;

@@ -51,6 +51,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--context", type=int, default=32, help="tokens of each stream's prompt")
     parser.add_argument("--prompt-tokens", type=int, default=6000)
     parser.add_argument("--idle-seconds", type=float, default=5.0)
     args = parser.parse_args()
@@ -61,7 +62,7 @@ def main():
 
     stop = threading.Event()
     times = [[] for _ in range(args.streams)]
-    threads = [threading.Thread(target=stream, args=(url, model, ids(32), 4000, t, stop), daemon=True)
+    threads = [threading.Thread(target=stream, args=(url, model, ids(args.context), 4000, t, stop), daemon=True)
                for t in times]
     for thread in threads:
         thread.start()
@@ -79,7 +80,8 @@ def main():
         return [b - a for t in times for a, b in zip(t, t[1:]) if low <= a and b <= high]
 
     idle, busy = gaps(begin, middle), gaps(middle, end)
-    print(f"{args.streams} streams, a prompt of {args.prompt_tokens} tokens: TTFT {first[0] - middle:.2f} s")
+    print(f"{args.streams} streams behind {args.context} tokens, a prompt of {args.prompt_tokens} tokens: "
+          f"TTFT {first[0] - middle:.2f} s")
     print("gap between tokens, ms   p50      p99      max    count")
     for name, values in (("alone", idle), ("with the prompt", busy)):
         print(f"{name:20} {1e3 * percentile(values, .5):8.1f} {1e3 * percentile(values, .99):8.1f}"

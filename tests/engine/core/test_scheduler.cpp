@@ -209,3 +209,27 @@ TEST_CASE("StepPlan: the bound of positions is near, never below, and has few va
   CHECK(position_bound(1, 100) == 100);
   CHECK(position_bound(2'147'483'647, 2'147'483'647) == 2'147'483'647);
 }
+
+TEST_CASE("StepPlan: sequences with one row come first, long contexts last", "[engine][unit]") {
+  const kv::RetentionRule full;
+  kv::KvManager kv(
+      kv::KvGeometry(1, 1, std::vector{full}, {DType::kF32, 32, 16, 0}),
+      {.arena_bytes = 1 << 20, .superblock_bytes = 1 << 14, .max_sequences = 5, .max_tokens = 64});
+  const std::vector<int32_t> counts = {3, 1, 1, 1, 5};
+  std::vector<Sequence> seqs(counts.size());
+  StepPlan plan;
+  for (size_t i = 0; i < seqs.size(); ++i) {
+    seqs[i].rules.key_space = i == 2 || i == 4 ? 1 : 0;
+    seqs[i].kv = kv.create(seqs[i].rules);
+    seqs[i].tokens.assign(50, 1);
+    seqs[i].num_prompt = 50;
+    plan.sequences.push_back({&seqs[i], 10, counts[i], 0, 0});
+  }
+  flatten(plan, kv);
+  std::vector<Sequence*> order;
+  for (const PlannedRows& rows : plan.sequences) order.push_back(rows.seq);
+  CHECK((order == std::vector{&seqs[1], &seqs[3], &seqs[0], &seqs[2], &seqs[4]}));
+  CHECK(plan.row_begin == std::vector<int32_t>{0, 1, 2, 5, 6, 11});
+  CHECK(plan.num_single_rows == 2);
+  CHECK(plan.num_long_rows == 6);
+}

@@ -176,6 +176,8 @@ class AttentionFeeder {
     StepView view;
     view.num_rows = static_cast<int32_t>(positions.size());
     view.num_seqs = static_cast<int32_t>(counts.size());
+    view.num_single_rows = static_cast<int32_t>(
+        std::ranges::find_if(counts, [](int32_t rows) { return rows != 1; }) - counts.begin());
     memory_.reset();
     view.positions = memory_.put(positions);
     view.row_seq = memory_.put(row_seq);

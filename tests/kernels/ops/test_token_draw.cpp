@@ -130,6 +130,20 @@ TEST_CASE("CudaOps: what is uploaded early is there for what is called next", "[
     REQUIRE(got[static_cast<size_t>(i)] == 7 * (i / kEntries) + i % kEntries);
 }
 
+TEST_CASE("CudaOps: more recorded steps than are kept give what their operations give",
+          "[ops][cuda]") {
+  const auto ops = cuda_or_skip();
+  if (!ops) return;
+  constexpr uint64_t kSteps = 1100;
+  DeviceMemory memory(*ops);
+  const Matrix one = memory.rows(std::vector<float>(8, 1.0f), 1);
+  const Matrix sum = memory.rows(std::vector<float>(8, 0.0f), 1);
+  for (uint64_t key = 1; key <= kSteps; ++key)
+    for (int call = 0; call < 3; ++call)  // runs, is recorded, is launched
+      ops->replay(key, [&] { ops->add_scaled(one, 1.0f, sum); });
+  CHECK(memory.get(sum) == std::vector<float>(8, 3.0f * kSteps));
+}
+
 TEST_CASE("CudaOps: an upload's memory may be reused at once, a fetch passes what is under way",
           "[ops][cuda]") {
   const auto ops = cuda_or_skip();
