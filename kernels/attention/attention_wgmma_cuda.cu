@@ -70,8 +70,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     min_start = min_position = INT32_MAX;
     max_start = max_position = -1;
     for (int s = 0; s < kStages; ++s) {
-      init_barrier(&k_full[s], 2);
-      init_barrier(&v_full[s], 2);
+      init_barrier(&k_full[s], 64);
+      init_barrier(&v_full[s], 64);
       init_barrier(&k_free[s], 4 * kMultipliers);
       init_barrier(&v_free[s], 4 * kMultipliers);
     }
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     // Where all are seen, boxes; else token by token, the others as zeros.
     const auto copy = [&](std::byte* to, const Keys& found, uint64_t* arrived) {
       if (__all_sync(~0u, found.seen == (1u << kLaneKeys) - 1)) {
-        if (lane == 0) arrive_expecting(arrived, kCopied * 128);
+        lane == 0 ? arrive_expecting(arrived, kCopied * 128) : arrive(arrived);
         __syncwarp();
         if (lane % (kBoxRows / kLaneKeys) == 0)
           copy_box(to + kLaneKeys * lane * 128,
@@ -138,9 +138,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         const bool seen = __shfl_sync(~0u, found.seen, key / kLaneKeys) >> key % kLaneKeys & 1;
         copy_async(to + swizzled<kKeys>(key, chunk), a.pages.arena + (seen ? at : 0), seen);
       }
-      hold_for_copies(arrived);
-      __syncwarp();
-      if (lane == 0) arrive(arrived);
+      arrive_with_copies(arrived);
     };
     Turn turn;
     int32_t ordinal = next_from(0);

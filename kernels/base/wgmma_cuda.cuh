@@ -151,10 +151,9 @@ __device__ inline void arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
                : "memory");
 }
-// The phase does not end before the copies that this thread has begun are there. Counts for no
-// arrival.
-__device__ inline void hold_for_copies(uint64_t* barrier) {
-  asm volatile("cp.async.mbarrier.arrive.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
+// Once all copies that this thread has begun are there.
+__device__ inline void arrive_with_copies(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
                : "memory");
 }
 // So many bytes belong to this phase, and an arrival.

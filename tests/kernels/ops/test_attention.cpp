@@ -223,10 +223,11 @@ TEST_CASE("long sequences on the GPU's tensor cores: decode in splits, prefill i
     for (size_t s = 0; s < lengths.size(); ++s)
       CHECK(difference(several[s], reference[s]).nmse < tolerance);
     // One row beside a prefill.
-    const auto mixed = AttentionFeeder(*ops, c, {500, kLength}, 3).feed({499, 600});
-    CHECK(difference(mixed[1], expected).nmse < tolerance);
-    const auto shorter = AttentionFeeder(*ref, c, {500}, 1).feed({500})[0];
-    CHECK(difference(mixed[0], shorter).nmse < tolerance);
+    const std::vector<int32_t> unequal = {500, kLength};
+    const auto mixed = AttentionFeeder(*ops, c, unequal, 3).feed({499, 600});
+    const auto apart = AttentionFeeder(*ref, c, unequal, 1).feed({500, 600});
+    for (size_t s = 0; s < unequal.size(); ++s)
+      CHECK(difference(mixed[s], apart[s]).nmse < tolerance);
     const auto decoded = difference(AttentionFeeder(*ops, c, {400}, 4).feed({1})[0],
                                     AttentionFeeder(*ref, c, {400}, 4).feed({400})[0]);
     INFO(prefilled << "; " << decoded);
