@@ -261,7 +261,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
     }
 #pragma unroll
-    for (int i = 0; i < kKeys / 2; ++i) asm volatile("" : "+f"(s[i]));  // made here, not later
+    for (int i = 0; i < kKeys / 2; ++i) asm volatile("" : "+f"(s[i]));  // ahead of the next wait
   };
   const auto pack_weights = [&] {
 #pragma unroll
