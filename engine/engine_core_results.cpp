@@ -10,22 +10,6 @@
 namespace headwater {
 namespace {
 
-const char* reason_name(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kNone:
-      return "none";
-    case FinishReason::kStop:
-      return "stop";
-    case FinishReason::kLength:
-      return "length";
-    case FinishReason::kAbort:
-      return "abort";
-    case FinishReason::kError:
-      return "error";
-  }
-  return "?";
-}
-
 bool contains(const std::vector<int32_t>& ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
@@ -154,22 +138,9 @@ void EngineCore::finish(Sequence& seq, TokenEvent event) {
 }
 
 void EngineCore::record_finish(const Sequence& seq, FinishReason reason, Clock::time_point now) {
-  switch (reason) {
-    case FinishReason::kNone:
-      HW_CHECK(false, "a finish needs a reason");
-    case FinishReason::kStop:
-      ++stats_.finished_stop;
-      break;
-    case FinishReason::kLength:
-      ++stats_.finished_length;
-      break;
-    case FinishReason::kAbort:
-      ++stats_.finished_abort;
-      break;
-    case FinishReason::kError:
-      ++stats_.finished_error;
-      break;
-  }
+  HW_CHECK(reason != FinishReason::kNone, "a finish needs a reason", seq.choice);
+  const auto index = static_cast<size_t>(reason);
+  ++stats_.finished[index];
   const double total = seconds_between(seq.request->arrival, now);
   stats_.e2e_latency_s.observe(total);
   stats_.generation_tokens_per_request.observe(seq.num_output());
@@ -186,7 +157,7 @@ void EngineCore::record_finish(const Sequence& seq, FinishReason reason, Clock::
             "request finished",
             {{"request", seq.request->label},
              {"choice", seq.choice},
-             {"finish", reason_name(reason)},
+             {"finish", kFinishReasonNames[index]},
              {"prompt_tokens", seq.num_prompt},
              {"cached_tokens", seq.cached_tokens},
              {"output_tokens", seq.num_output()},

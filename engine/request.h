@@ -3,6 +3,7 @@
 // thread, which is why the sink is the one shared_ptr of the design.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -56,6 +57,7 @@ struct TokenLogprobs {
 };
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength, kAbort, kError };
+inline constexpr std::array kFinishReasonNames = {"none", "stop", "length", "abort", "error"};
 
 struct Usage {
   int32_t prompt_tokens = 0;

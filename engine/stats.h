@@ -1,10 +1,13 @@
 // EngineStats: a snapshot for metrics. Taken on any thread under a short lock.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "engine/request.h"
 
 namespace headwater {
 
@@ -45,7 +48,7 @@ struct EngineStats {
   uint64_t prefix_query_tokens = 0, prefix_hit_tokens = 0;
   uint64_t num_preemptions = 0;
   uint64_t kv_blocks_folded = 0;  // blocks of a head that left its window
-  uint64_t finished_stop = 0, finished_length = 0, finished_abort = 0, finished_error = 0;
+  std::array<uint64_t, kFinishReasonNames.size()> finished = {};  // choices, by FinishReason
   uint64_t num_steps = 0;
   // histograms (edges: stats.cpp; names: server/metrics.cpp)
   Histogram time_to_first_token_s, inter_token_latency_s, time_per_output_token_s, e2e_latency_s;

@@ -164,14 +164,10 @@ void write_requests(TextWriter& out, const EngineStats& stats) {
   out.counter(
       "vllm:num_preemptions_total", "Sequences that gave up their pages.", stats.num_preemptions);
   out.family("vllm:request_success_total", "counter", "Finished choices by reason.");
-  for (const auto& [reason, count] :
-       std::initializer_list<std::pair<const char*, uint64_t>>{{"stop", stats.finished_stop},
-                                                               {"length", stats.finished_length},
-                                                               {"abort", stats.finished_abort},
-                                                               {"error", stats.finished_error}}) {
-    out.sample(
-        "vllm:request_success_total", {{"finished_reason", reason}}, static_cast<double>(count));
-  }
+  for (size_t reason = 1; reason < stats.finished.size(); ++reason)  // 0: not finished
+    out.sample("vllm:request_success_total",
+               {{"finished_reason", kFinishReasonNames[reason]}},
+               static_cast<double>(stats.finished[reason]));
   // No adapters and no speculation here; routers and bench clients still look for the names.
   out.family("vllm:lora_requests_info", "gauge", "Adapters in use; the value is unix time.");
   out.sample("vllm:lora_requests_info",

@@ -95,7 +95,7 @@ class UploadRing {
   void sent(const Stream& stream);  // the copy from there was called
 
  private:
-  static constexpr size_t kNumSlots = 8;  // a step takes two or three
+  static constexpr size_t kNumSlots = 8;  // a step takes one to three
   Buffer slots_ = allocate_pinned(kNumSlots * kSlotBytes);
   Event events_[kNumSlots];
   size_t next_ = 0;
